@@ -1,0 +1,1 @@
+"""pytest-memscan: does a diffusion checkpoint leak its training images?"""

@@ -1,0 +1,179 @@
+"""What the process in charge does: gather outcomes, decide the verdict, write the reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from pytest_memscan.config import Config
+from pytest_memscan.errors import MemscanError, shown_path
+from pytest_memscan.gate import judge_run
+from pytest_memscan.results import CheckOutcome, RunResult, ScanResult, Verdict
+from pytest_memscan.session import CHECKS, Session, versions
+
+
+class Controller:
+    """Registered with ``--memscan`` in every process but xdist workers."""
+
+    def __init__(self, config: pytest.Config, session: Session) -> None:
+        self._config = config
+        self._session = session
+        self._settings = session.config
+        self._outcomes: dict[str, CheckOutcome] = {}
+        self._seconds: dict[str, float] = {}
+        self._selected: set[str] = set()
+        self._result: RunResult | None = None
+        self._written: list[str] = []
+        self._trouble = ""
+
+    def pytest_report_header(self) -> list[str]:
+        """What will be scanned, and at what cost."""
+        from pytest_memscan.reports.terminal import header_lines
+
+        settings = self._settings
+        budget = settings.sources["budget"][0]
+        return header_lines(
+            settings.label,
+            {
+                "carlini": f"{budget} x {settings.steps} denoiser calls",
+                "policy": f"{settings.sources['fail'][0]} ({settings.sources['fail'][1]})",
+                "device": settings.device,
+                "dtype": settings.dtype,
+                "seed": str(settings.seed),
+            },
+        )
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Remember which checks were selected."""
+        self._select([item.nodeid for item in session.items])
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: object, ids: Sequence[str]) -> None:
+        """The same for xdist, where only workers collect."""
+        self._select(ids)
+
+    def _select(self, ids: Sequence[str]) -> None:
+        self._selected |= {name for name in CHECKS if f"memscan::{name}" in ids}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the outcome that came with an item's report."""
+        text = getattr(report, "memscan_outcome", None)
+        if text is None:
+            return
+        from pytest_memscan.reports.json import load
+
+        outcome = load(text, CheckOutcome)
+        self._outcomes[outcome.name] = outcome
+        seconds = self._seconds.get(outcome.name, 0.0) + report.duration
+        self._seconds[outcome.name] = seconds
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> object:
+        """Decide, write, and make the exit code agree with the verdict."""
+        self._result = self._judge()
+        try:
+            self._write(self._result)
+        except (MemscanError, OSError) as error:
+            self._trouble = f"memscan: the reports could not be written: {error}"
+        if self._is_red(self._result) and session.exitstatus in (
+            pytest.ExitCode.OK,
+            pytest.ExitCode.NO_TESTS_COLLECTED,
+        ):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        self._session.close()
+        return (yield)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """The table, where the reports are, and the verdict as the last line."""
+        if self._result is None:
+            return
+        from pytest_memscan.reports.terminal import summary_lines
+
+        config = self._config
+        verbosity = config.get_verbosity()
+        width = terminalreporter._tw.fullwidth  # no public way to the width
+        *lines, verdict = summary_lines(self._result, verbosity=verbosity, width=width)
+        if verbosity >= 0:
+            terminalreporter.section("memscan summary")
+        for line in lines + (self._written if verbosity >= 0 else []):
+            terminalreporter.write_line(line)
+        if self._trouble:
+            terminalreporter.write_line(self._trouble, red=True)
+        colour = {Verdict.PASS: "green", Verdict.NOT_RUN: "yellow"}.get(self._result.verdict, "red")
+        if self._result.verdict is Verdict.NOT_RUN and not self._is_red(self._result):
+            verdict += "; --memscan-strict makes this a failure"
+        terminalreporter.write_line(verdict, **{colour: True, "bold": True})
+
+    def _judge(self) -> RunResult:
+        scan = next((check.scan for check in self._outcomes.values() if check.scan), None)
+        return judge_run(
+            list(self._outcomes.values()),
+            required=CHECKS,
+            checkpoint=_name(self._settings, scan),
+            policy=dict(self._settings.sources),
+            versions=versions(),
+            timings={name: round(seconds, 3) for name, seconds in self._seconds.items()},
+            reason_not_run=self._reason_not_run(),
+        )
+
+    def _reason_not_run(self) -> str:
+        if self._config.option.collectonly:
+            return "the checks were only collected"
+        if self._selected - set(self._outcomes):
+            return "the check was selected, but skipped or stopped before it ran"
+        return "the check was deselected"
+
+    def _is_red(self, result: RunResult) -> bool:
+        """Whether the exit code must not be 0.
+
+        A gate that was deselected on purpose is red only where that is asked for; one that was
+        selected and did not run (skipped by somebody's conftest, say) always is.
+        """
+        if self._trouble:
+            return True
+        if result.verdict is not Verdict.NOT_RUN:
+            return result.verdict is not Verdict.PASS
+        if self._config.option.collectonly:
+            return False
+        return self._settings.strict or bool(self._selected - set(self._outcomes))
+
+    def _write(self, result: RunResult) -> None:
+        from pytest_memscan.reports.json import to_json, write_text_atomically
+
+        # The verdict file is replaced last, so that a pass is never there before its evidence.
+        for kind, path in sorted(self._settings.reports, reverse=True):
+            text = to_json(result) if kind == "json" else self._html(result)
+            write_text_atomically(path, text)
+            self._written.append(f"{kind} report: {shown_path(path)}")
+
+    def _html(self, result: RunResult) -> str:
+        from pytest_memscan.reports.html import to_html
+
+        return to_html(result, self._session.pairs(), images=self._settings.images)
+
+
+def write_not_run(settings: Config, reason: str) -> None:
+    """Write the verdict file before anything runs: whatever happens, it never says pass.
+
+    Raises:
+        OptionError: It cannot be written.
+    """
+    from pytest_memscan.errors import OptionError
+    from pytest_memscan.reports.json import not_run_report, to_json, write_text_atomically
+
+    path = dict(settings.reports)["json"]
+    try:
+        write_text_atomically(path, to_json(not_run_report(settings.label, reason)))
+        if path.parent.name == ".memscan":
+            (path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+    except (MemscanError, OSError) as error:
+        raise OptionError(
+            f"the report {shown_path(path)} cannot be written ({error}); choose another place "
+            "with --memscan-report json:PATH"
+        ) from None
+
+
+def _name(settings: Config, scan: ScanResult | None) -> str:
+    """The checkpoint as people name it, with its commit once that is known."""
+    return settings.label if scan is None else scan.provenance["checkpoint"]

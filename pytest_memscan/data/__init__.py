@@ -1,0 +1,1 @@
+"""Training and held-out images: reading and conversion."""

@@ -1,0 +1,111 @@
+"""Fixtures that users request to write their own assertions about a checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+from pytest_memscan.errors import MemscanError
+
+if TYPE_CHECKING:
+    from pytest_memscan.checkpoints.resolve import ResolvedCheckpoint
+    from pytest_memscan.data.images import ImageSet
+    from pytest_memscan.results import Estimate, Finding, ScanResult
+    from pytest_memscan.session import Session
+
+LevelName = Literal["low", "mid", "high", "confirmed"]
+
+
+class CarliniResult:
+    """What plain sampling extracted; see `results.ScanResult` for everything there is."""
+
+    def __init__(self, scan: ScanResult) -> None:
+        self.scan = scan
+
+    def __repr__(self) -> str:
+        return f"<carlini: {self.extracted.value:g} training images extracted>"
+
+    def ums(self, level: LevelName = "high") -> Estimate:
+        """Distinct training images matched per generated image, at ``level`` and closer.
+
+        ``low``, ``mid`` and ``high`` are the published levels; ``confirmed`` counts only
+        matches closer than different real images come to each other.
+        """
+        return self.scan.metrics[f"ums_{level}"]
+
+    def ams(self, level: LevelName = "high") -> Estimate:
+        """Share of generated images that match a training image, at ``level`` and closer."""
+        return self.scan.metrics["leak_rate" if level == "confirmed" else f"ams_{level}"]
+
+    @property
+    def extracted(self) -> Estimate:
+        """Distinct training images confirmed as copied; a count."""
+        return self.scan.metrics["extracted"]
+
+    @property
+    def leak_rate(self) -> Estimate:
+        """Share of generated images that are confirmed copies."""
+        return self.scan.metrics["leak_rate"]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Matches, closest first, one for each training image."""
+        return self.scan.findings
+
+
+class Memscan:
+    """Scans of the checkpoint named by ``--memscan``; each runs once however often it is asked."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def carlini(self) -> CarliniResult:
+        """Plain sampling, neighbour-normalised L2.
+
+        Raises:
+            MemscanError: The scan could not be done, or did not see everything it should have,
+                so that no assertion about it would mean anything.
+        """
+        from pytest_memscan.gate import judge_coverage
+        from pytest_memscan.results import Verdict
+
+        outcome = self._session.check("carlini")
+        if outcome.scan is None or outcome.verdict is Verdict.ERROR:
+            raise MemscanError(f"memscan: {outcome.verdict}: {outcome.sentence}")
+        verdict, sentence = judge_coverage(outcome.scan.coverage)
+        if verdict is not Verdict.PASS:
+            raise MemscanError(f"memscan: {verdict}: {sentence}")
+        return CarliniResult(outcome.scan)
+
+
+def _session(request: pytest.FixtureRequest) -> Session:
+    if request.config.option.memscan is None:
+        pytest.skip("needs --memscan MODEL, the checkpoint to scan")
+    from pytest_memscan.items import SESSION
+
+    return request.config.stash[SESSION]
+
+
+@pytest.fixture
+def memscan(request: pytest.FixtureRequest) -> Memscan:
+    """Scans of the checkpoint named by ``--memscan``; the test is skipped without one."""
+    return Memscan(_session(request))
+
+
+@pytest.fixture(scope="session")
+def memscan_checkpoint(request: pytest.FixtureRequest) -> ResolvedCheckpoint:
+    """The checkpoint on disk, vetted."""
+    return _session(request).checkpoint
+
+
+@pytest.fixture(scope="session")
+def memscan_train_data(request: pytest.FixtureRequest) -> ImageSet:
+    """The training images at the checkpoint's size."""
+    return _session(request).train_data
+
+
+@pytest.fixture(scope="session")
+def memscan_result(request: pytest.FixtureRequest) -> CarliniResult:
+    """The result of the session's scan."""
+    return Memscan(_session(request)).carlini()

@@ -1,0 +1,100 @@
+"""Hooks and options. Nothing heavy is imported, and nothing happens without ``--memscan``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_memscan.fixtures import (
+    memscan,
+    memscan_checkpoint,
+    memscan_result,
+    memscan_train_data,
+)
+
+__all__ = ["memscan", "memscan_checkpoint", "memscan_result", "memscan_train_data"]
+
+_OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("train-data", {"metavar": "PATH", "help": "folder of training images (PNG, JPEG, WebP)"}),
+    ("holdout", {"metavar": "PATH", "help": "folder of real images that were not trained on"}),
+    ("scans", {"metavar": "A,B", "help": "scans to run (default: every one the inputs allow)"}),
+    (
+        "fail",
+        {
+            "metavar": "THRESHOLD",
+            "action": "append",
+            "help": 'policy line such as "ums_high <= 0.001"; repeatable, replaces the default',
+        },
+    ),
+    ("budget", {"metavar": "N", "help": "5000img, or time such as 30m (default: 320img)"}),
+    ("steps", {"metavar": "N", "help": "denoiser calls per image (default: 50)"}),
+    ("seed", {"metavar": "N", "help": "seed of the first image (default: 0)"}),
+    ("device", {"metavar": "NAME", "help": "auto, cpu, cuda or cuda:N (default: auto)"}),
+    ("dtype", {"metavar": "NAME", "help": "float32, bfloat16 or float16 (default: float32)"}),
+    ("batch-size", {"metavar": "N", "help": "images in every denoiser call (default: 32)"}),
+    ("cache-dir", {"metavar": "DIR", "help": "where generated images are kept"}),
+    (
+        "report",
+        {
+            "metavar": "FMT[:PATH]",
+            "action": "append",
+            "help": "json or html; repeatable (default: both, in .memscan/)",
+        },
+    ),
+    ("images", {"metavar": "MODE", "help": "none, blurred or clear in reports (default: blurred)"}),
+    ("config", {"metavar": "FILE", "help": "policy file (default: memscan.toml, pyproject.toml)"}),
+)
+_FLAGS = (
+    ("only", "run the gate alone and import no test module"),
+    ("offline", "never use the network"),
+    ("no-cache", "keep nothing after the run"),
+    ("strict", "fail when the gate was deselected (default in CI)"),
+)
+_INI = (
+    ("fail", "linelist", "policy lines, as --memscan-fail"),
+    ("report", "linelist", "reports, as --memscan-report"),
+    ("cache_dir", "string", "where generated images are kept"),
+    ("strict", "string", "true or false, as --memscan-strict"),
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare ``--memscan...`` and ``memscan_...``."""
+    group = parser.getgroup(
+        "memscan", "memscan: does a diffusion checkpoint leak its training images?"
+    )
+    group.addoption(
+        "--memscan",
+        metavar="MODEL[@REV]",
+        help="checkpoint to scan: folder, Hub id or builtin:NAME",
+    )
+    for name, settings in _OPTIONS:
+        group.addoption(f"--memscan-{name}", default=None, **settings)
+    for name, text in _FLAGS:
+        group.addoption(f"--memscan-{name}", action="store_true", default=None, help=text)
+    for name, kind, text in _INI:
+        parser.addini(f"memscan_{name}", text, type=kind, default=None)  # type: ignore[arg-type]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker; with ``--memscan``, check the options and add the gate."""
+    config.addinivalue_line(
+        "markers", "memscan: part of the memscan gate, or a test of a scan's results"
+    )
+    if config.option.memscan is None:
+        stray = [name for name, _ in (*_OPTIONS, *_FLAGS) if getattr(config.option, _dest(name))]
+        if stray:
+            raise pytest.UsageError(
+                f"--memscan-{stray[0]} has no effect without --memscan MODEL; name the checkpoint "
+                "to scan, as in --memscan builtin:leaky"
+            )
+        return
+    from pytest_memscan.items import activate
+
+    activate(config)
+
+
+def _dest(name: str) -> str:
+    return "memscan_" + name.replace("-", "_")

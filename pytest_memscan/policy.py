@@ -1,0 +1,108 @@
+"""The threshold grammar: ``METRIC <= LIMIT``, which metrics there are, and what they need."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from pytest_memscan.errors import OptionError
+from pytest_memscan.statistics import excluded_rate, required_trials
+
+CONFIDENCE = 0.95
+RATES = {
+    "leak_rate": "share of generated images that are confirmed copies",
+    "ums_confirmed": "distinct training images confirmed as copied, per generated image",
+    **{f"ams_{level}": f"AMS at level {level} and closer" for level in ("low", "mid", "high")},
+    **{f"ums_{level}": f"UMS at level {level} and closer" for level in ("low", "mid", "high")},
+}
+COUNTS = {"extracted": "distinct training images confirmed as copied"}
+DEFAULT_POLICY = ("extracted <= 0", "leak_rate <= 0.01")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """One line of the policy: ``metric operator limit``."""
+
+    metric: str
+    operator: str  # "<=" or "<"
+    limit: float
+    source: str  # where it was set
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether the metric is estimated from a sample; else it is an exact count."""
+        return self.metric in RATES
+
+    @property
+    def expression(self) -> str:
+        """As people write it: ``extracted <= 0``."""
+        return f"{self.metric} {self.operator} {self.limit:g}"
+
+    def holds(self, value: float) -> bool:
+        """Whether ``value`` is within the limit."""
+        return value < self.limit if self.operator == "<" else value <= self.limit
+
+
+def parse_threshold(text: str, source: str = "default") -> Threshold:
+    """Read ``"ums_high <= 0.001"``.
+
+    Raises:
+        OptionError: Not of that form, an unknown metric, or a limit that makes no sense.
+
+    Example:
+        >>> parse_threshold("extracted <= 0").holds(0)
+        True
+    """
+    match = re.fullmatch(r"\s*(\w+)\s*(<=|<)\s*([-+.\w%]+)\s*", text)
+    if match is None:
+        raise OptionError(
+            f'{source}: {text!r} is not a threshold; write METRIC <= LIMIT, as in "extracted <= 0"'
+        )
+    metric, operator, number = match.groups()
+    if metric not in RATES and metric not in COUNTS:
+        known = ", ".join([*COUNTS, *RATES])
+        raise OptionError(f"{source}: {text!r}: unknown metric {metric!r}; known: {known}")
+    try:
+        limit = float(number)
+    except ValueError:
+        limit = math.nan
+    threshold = Threshold(metric=metric, operator=operator, limit=limit, source=source)
+    _check_limit(threshold, text)
+    return threshold
+
+
+def _check_limit(threshold: Threshold, text: str) -> None:
+    where = f"{threshold.source}: {text!r}"
+    limit = threshold.limit
+    if not math.isfinite(limit) or limit < 0:
+        raise OptionError(f"{where}: the limit must be a number of at least 0 (0.01 means 1 %)")
+    if not threshold.is_rate:
+        if limit != int(limit) or (limit == 0 and threshold.operator == "<"):
+            raise OptionError(
+                f'{where}: a count needs a whole-number limit, as in "extracted <= 0"'
+            )
+    elif not 0 < limit < 1:
+        raise OptionError(
+            f"{where}: a rate needs a limit between 0 and 1; no number of images can show that a "
+            'rate is exactly 0, so use "extracted <= 0" for "none at all"'
+        )
+
+
+def check_can_be_shown(threshold: Threshold, *, num_images: int) -> None:
+    """Refuse a limit that could not be shown even if every image were clean.
+
+    Raises:
+        OptionError: Names the images needed and the smallest limit the planned ones can show.
+    """
+    if not threshold.is_rate:
+        return
+    needed = required_trials(threshold.limit, confidence=CONFIDENCE)
+    if needed <= num_images:
+        return
+    reach = excluded_rate(num_images, confidence=CONFIDENCE)
+    raise OptionError(
+        f'{threshold.source}: "{threshold.expression}" cannot be shown with {num_images} images: '
+        f"even with no copy at all the rate could be {reach:.2g}. Plan at least {needed} "
+        f"(--memscan-budget {needed}img), or raise the limit above {reach:.2g}"
+    )

@@ -1,0 +1,96 @@
+"""Generation as it goes on: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_memscan.generation import Progress as GenerationProgress
+    from pytest_memscan.generation import ProgressCallback
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def console_progress(config: pytest.Config, title: str) -> Iterator[ProgressCallback]:
+    """Show generation on the terminal, around pytest's capture.
+
+    Nothing is shown by an xdist worker (it has no terminal) or with ``-q``.
+    """
+    if hasattr(config, "workerinput") or config.get_verbosity() < 0:
+        yield lambda _: None
+        return
+    capture: Any = config.pluginmanager.get_plugin("capturemanager")
+    with nullcontext() if capture is None else capture.global_and_fixture_disabled():
+        if sys.stdout.isatty():
+            yield from _bar(title)
+        else:
+            yield _Lines(title)
+
+
+def _bar(title: str) -> Iterator[ProgressCallback]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("\n{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(show_speed=False),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task(title, total=None, rate="")
+        started = time.monotonic()
+
+        def show(progress: GenerationProgress) -> None:
+            rate = _rate(progress, started)
+            bar.update(task, total=progress.total, completed=progress.done, rate=rate)
+
+        yield show
+
+
+class _Lines:
+    """One line at the start, then at most one every few seconds, and one at the end."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._started = self._last = time.monotonic()
+
+    def __call__(self, progress: GenerationProgress) -> None:
+        now = time.monotonic()
+        finished = progress.done == progress.total
+        if not finished and now - self._last < SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        left = _time_left(progress, self._started)
+        text = f"{self._title}: {progress.done}/{progress.total} images"
+        print(f"\n{text}, {_rate(progress, self._started)}{left}", end="", flush=True)
+
+
+def _rate(progress: GenerationProgress, started: float) -> str:
+    made = progress.done - progress.resumed
+    if not made:
+        return f"{progress.resumed} kept from before" if progress.resumed else "starting"
+    return f"{made / max(1e-9, time.monotonic() - started):.1f} images/s"
+
+
+def _time_left(progress: GenerationProgress, started: float) -> str:
+    made = progress.done - progress.resumed
+    if not made or progress.done == progress.total:
+        return ""
+    seconds = (time.monotonic() - started) / made * (progress.total - progress.done)
+    return f", {seconds:.0f} s left"

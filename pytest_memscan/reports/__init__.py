@@ -1,0 +1,1 @@
+"""One result, many readers: each module here renders a ``RunResult`` and computes nothing."""

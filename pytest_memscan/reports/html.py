@@ -1,0 +1,167 @@
+"""The report people look at: one HTML file that needs no network and runs no script.
+
+The templates beside this file hold the words and the layout. Every string they print passes
+through ``escape`` and then through autoescape, whether the template asks for it or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from markupsafe import escape as escape_html
+from numpy.typing import NDArray
+
+from pytest_memscan.reports import charts, text
+from pytest_memscan.reports.pictures import ImagePolicy, Picture, embed
+from pytest_memscan.results import Estimate, Finding, RunResult, ScanResult, ThresholdOutcome
+
+MAX_PAIRS = 60  # drawn in one report
+NUM_OPEN = 12  # pairs shown before a click; the charts below them matter more than the 13th
+MAX_TEXT = 4000  # characters of any one string
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pair:
+    """A finding with its two images, ``(height, width, channels)`` uint8."""
+
+    finding: Finding
+    generated: NDArray[np.uint8]
+    train: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A finding as it is drawn."""
+
+    finding: Finding
+    generated: Picture
+    train: Picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSection:
+    """A scan with everything that is drawn for it."""
+
+    scan: ScanResult
+    cards: tuple[Card, ...]
+    listed: tuple[Finding, ...]  # findings shown as a table, where there are no pictures
+    num_more: int
+    histogram: charts.Chart | None
+    curve: charts.Chart | None
+
+
+def to_html(result: RunResult, pairs: Sequence[Pair], *, images: ImagePolicy) -> str:
+    """The whole report as one HTML document.
+
+    Args:
+        result: What was measured.
+        pairs: The images of the findings, closest first; those of no scan in ``result`` and
+            those after the first sixty are left out.
+        images: ``"blurred"`` forgets the details before anything is embedded, ``"none"``
+            embeds nothing, ``"clear"`` shows the images as they are.
+
+    Raises:
+        ValueError: An unknown ``images``, or an image that is not ``(h, w, c)`` uint8.
+    """
+    if images not in ("none", "blurred", "clear"):
+        raise ValueError(f'images must be "none", "blurred" or "clear", got {images!r}')
+    scans = [check.scan for check in result.checks if check.scan is not None]
+    known = {finding for scan in scans for finding in scan.findings}
+    drawn = [pair for pair in pairs if pair.finding in known][:MAX_PAIRS]
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        result=result,
+        images=images,
+        sections=[_section(scan, drawn, images) for scan in scans],
+        thresholds=_distinct(each for check in result.checks for each in check.thresholds),
+        integrities=[check.integrity for check in result.checks if check.integrity is not None],
+    )
+
+
+def _section(scan: ScanResult, pairs: Sequence[Pair], images: ImagePolicy) -> ScanSection:
+    cards: tuple[Card, ...] = ()
+    if images != "none":
+        cards = tuple(
+            Card(
+                finding=pair.finding,
+                generated=embed(pair.generated, images=images),
+                train=embed(pair.train, images=images),
+            )
+            for pair in pairs
+            if pair.finding in scan.findings
+        )
+    listed = () if cards else scan.findings[:MAX_PAIRS]
+    return ScanSection(
+        scan=scan,
+        cards=cards,
+        listed=listed,
+        num_more=max(0, scan.num_findings_total - len(cards) - len(listed)),
+        histogram=charts.histogram(scan),
+        curve=charts.curve(scan),
+    )
+
+
+def _distinct(thresholds: Iterable[ThresholdOutcome]) -> list[ThresholdOutcome]:
+    return list(dict.fromkeys(thresholds))
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("pytest_memscan.reports", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        finalize=_harmless,
+    )
+    environment.filters.update(_filters())
+    environment.globals.update(WIDTH=charts.WIDTH, HEIGHT=charts.HEIGHT, BOTTOM=charts.BOTTOM)
+    environment.globals.update(LEFT=charts.LEFT, RIGHT=charts.RIGHT, NUM_OPEN=NUM_OPEN)
+    return environment
+
+
+def _harmless(value: object) -> object:
+    """What the template prints; markup was made by this package and is left alone."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return text.escape(str(value), limit=MAX_TEXT)
+    return value
+
+
+def _filters() -> dict[str, Callable[..., Any]]:
+    return {
+        "bounds": lambda estimate: _keep_together(text.bounds_text(estimate)),
+        "check_name": text.check_name,
+        "confirmed_text": text.confirmed_text,
+        "control_range": text.control_range,
+        "duration": lambda seconds: _keep_together(text.duration(seconds)),
+        "generated_name": text.generated_name,
+        "number": lambda number: f"{number:,}",
+        "percent": lambda share: _keep_together(text.percent(share)),
+        "quantity": text.quantity,
+        "sentence": _sentence,
+        "shared_bounds": _bounds_heading,
+        "train_name": text.train_name,
+        "value": lambda estimate: _keep_together(text.value_text(estimate)),
+        "verdict_word": text.verdict_word,
+    }
+
+
+def _bounds_heading(estimates: Sequence[Estimate]) -> str:
+    return _keep_together(text.bounds_heading(estimates))
+
+
+def _keep_together(words: str) -> str:
+    return words.replace(" %", "\u00a0%")
+
+
+def _sentence(sentence: str) -> Markup:
+    """A message with its line breaks, which the style sheet keeps."""
+    lines = text.sentence_lines(sentence, limit=MAX_TEXT)
+    return Markup("\n").join(escape_html(line) for line in lines)

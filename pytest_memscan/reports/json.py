@@ -1,0 +1,190 @@
+"""The machine-readable report: ``RunResult`` to JSON and back, without losing a digit.
+
+The text is a function of the result: fields in the order of their class, the keys of mappings
+sorted. Only ``timings`` differs between two runs that measured the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from pytest_memscan.errors import MemscanError
+from pytest_memscan.reports.text import escape
+from pytest_memscan.results import SCHEMA_VERSION, RunResult, ScanResult, Verdict
+
+T = TypeVar("T")
+
+
+def to_json(result: RunResult) -> str:
+    """The JSON report, two spaces deep, with a newline at its end.
+
+    Raises:
+        MemscanError: A number in ``result`` is infinite or not a number.
+    """
+    return dump(result)
+
+
+def from_json(text: str) -> RunResult:
+    """The run that ``to_json`` wrote.
+
+    Raises:
+        MemscanError: Not JSON, not a memscan report, damaged, or of a newer version of memscan.
+    """
+    plain = _parse(text, what="memscan report")
+    version = plain.get("schema_version") if isinstance(plain, dict) else None
+    if not isinstance(version, int) or version < 1:
+        raise MemscanError(
+            "this is not a memscan report: it has no schema_version. "
+            "Expected a file written by --memscan-report json."
+        )
+    if version > SCHEMA_VERSION:
+        raise MemscanError(
+            f"this memscan report has schema_version {version}, and this version of "
+            f"pytest-memscan reads up to {SCHEMA_VERSION}. Upgrade pytest-memscan to read it."
+        )
+    return _build(plain, RunResult, what="memscan report")
+
+
+def scan_to_json(scan: ScanResult) -> str:
+    """One scan as JSON, to be shared between workers and kept between runs.
+
+    Raises:
+        MemscanError: A number in ``scan`` is infinite or not a number.
+    """
+    return dump(scan)
+
+
+def scan_from_json(text: str) -> ScanResult:
+    """The scan that ``scan_to_json`` wrote.
+
+    Raises:
+        MemscanError: Not JSON, or not a stored scan.
+    """
+    return load(text, ScanResult)
+
+
+def dump(value: object) -> str:
+    """A dataclass of ``results`` as JSON text.
+
+    Raises:
+        MemscanError: A number in ``value`` is infinite or not a number.
+    """
+    adapter = TypeAdapter(type(value))
+    # There and back: a whole number in the place of a float is written as it will be read.
+    plain = _in_order(adapter.validate_python(adapter.dump_python(value, mode="json")))
+    _refuse_non_finite(plain, what=f"{type(value).__name__} cannot be written as JSON")
+    return json.dumps(plain, indent=2, allow_nan=False) + "\n"
+
+
+def load(text: str, kind: type[T]) -> T:
+    """The dataclass of type ``kind`` that ``dump`` wrote.
+
+    Raises:
+        MemscanError: Not JSON, or not a ``kind``.
+    """
+    what = f"stored {kind.__name__}"
+    return _build(_parse(text, what=what), kind, what=what)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of what ``to_json`` writes."""
+    schema = TypeAdapter(RunResult).json_schema(mode="serialization")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": f"pytest-memscan report, schema_version {SCHEMA_VERSION}",
+    }
+
+
+def not_run_report(checkpoint: str, reason: str) -> RunResult:
+    """The report of a run in which no check was executed, so that the file is never missing."""
+    return RunResult(verdict=Verdict.NOT_RUN, sentence=reason, checkpoint=checkpoint)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write ``text`` so that ``path`` holds the old report or the new one, never half of one.
+
+    Raises:
+        MemscanError: The folder cannot be created or written to.
+    """
+    # Not tempfile: its files are private to the user, and a report made inside a container is
+    # often uploaded by another one.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("x", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise MemscanError(
+            f"cannot write the report {escape(str(path))}: {error.strerror or error}. "
+            "Choose another place with --memscan-report FORMAT:PATH."
+        ) from error
+
+
+def _in_order(value: object) -> object:
+    """Plain JSON values: fields in the order of their class, the keys of mappings sorted."""
+    if is_dataclass(value):
+        return {field.name: _in_order(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {key: _in_order(value[key]) for key in sorted(value)}
+    if isinstance(value, tuple):
+        return [_in_order(item) for item in value]
+    return value.value if isinstance(value, Enum) else value
+
+
+def _parse(text: str, *, what: str) -> object:
+    try:
+        plain: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MemscanError(
+            f"this {what} is not valid JSON ({escape(str(error))}). It was cut off or edited; "
+            "delete it and scan again."
+        ) from error
+    # Python reads NaN, Infinity and 1e999, none of which a comparison with a limit survives.
+    _refuse_non_finite(plain, what=f"this {what} cannot be used")
+    return plain
+
+
+def _build(plain: object, kind: type[T], *, what: str) -> T:
+    try:
+        return TypeAdapter(kind).validate_python(plain)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(step) for step in first["loc"]) or "the whole text"
+        raise MemscanError(
+            f"this {what} is damaged at {escape(where)}: {escape(first['msg'])}. "
+            "It was edited, or written by another version of pytest-memscan; scan again."
+        ) from error
+
+
+def _refuse_non_finite(plain: object, *, what: str) -> None:
+    for where, number in _numbers(plain, ""):
+        if not math.isfinite(number):
+            raise MemscanError(f"{what}: {escape(where)} is {number}, not a finite number.")
+
+
+def _numbers(plain: object, where: str) -> Iterator[tuple[str, float]]:
+    if isinstance(plain, float):
+        yield where, plain
+    elif isinstance(plain, dict):
+        for key, value in plain.items():
+            yield from _numbers(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(plain, list):
+        for index, value in enumerate(plain):
+            yield from _numbers(value, f"{where}[{index}]")

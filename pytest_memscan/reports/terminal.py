@@ -1,0 +1,243 @@
+"""What the terminal shows: plain ASCII lines that read well in a CI log.
+
+Pure functions from a result to lines; the plugin decides where they are printed. Strings that
+come from files go through ``escape``.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from pytest_memscan.reports.text import (
+    bounds_heading,
+    bounds_text,
+    check_name,
+    confirmed_text,
+    control_range,
+    escape,
+    generated_name,
+    percent,
+    quantity,
+    reason,
+    sentence_lines,
+    split_expression,
+    train_name,
+    value_text,
+    verdict_word,
+)
+from pytest_memscan.results import (
+    CheckOutcome,
+    Control,
+    Coverage,
+    Estimate,
+    Finding,
+    RunResult,
+    ScanResult,
+    ThresholdOutcome,
+    Verdict,
+)
+
+__all__ = ["escape", "header_lines", "summary_lines", "verdict_line"]
+
+HEADER_WIDTH = 100  # columns; pytest asks for the header before it says how wide the terminal is
+NUM_FINDINGS = 10  # listed without -v
+
+Row = tuple[str, str, str, str, str]  # metric, value, bounds, limit, result
+
+
+def header_lines(checkpoint: str, settings: Mapping[str, str]) -> list[str]:
+    """What is about to be scanned, and how: ``memscan: MODEL`` and the settings below it."""
+    lines = [f"memscan: {escape(checkpoint)}"]
+    line = ""
+    for name, value in settings.items():
+        item = f"{escape(name)} {escape(value)}"
+        if line and len(line) + len(item) + 3 > HEADER_WIDTH:
+            lines.append(line)
+            line = ""
+        line = f"{line} | {item}" if line else f"memscan: {item}"
+    return [*lines, line] if line else lines
+
+
+def summary_lines(result: RunResult, *, verbosity: int, width: int) -> list[str]:
+    """The summary below the tests; its last line is ``verdict_line``.
+
+    Args:
+        result: What was measured.
+        verbosity: pytest's: below 0 only the verdict is shown, above 0 everything.
+        width: Columns that sentences are wrapped to.
+    """
+    lines: list[str] = []
+    if verbosity >= 0:
+        lines += _table(result)
+        lines += _explanations(result, verbosity=verbosity, width=width)
+        for scan in _scans(result):
+            lines += _scan_lines(scan, verbosity=verbosity, width=width)
+    return [*lines, verdict_line(result)]
+
+
+def verdict_line(result: RunResult) -> str:
+    """``memscan: FAIL builtin:leaky (extracted 143 > 0)``."""
+    head = f"memscan: {verdict_word(result.verdict)} {escape(result.checkpoint)}"
+    decisive = [each for each in _thresholds(result) if each.verdict is result.verdict]
+    if decisive and result.verdict is not Verdict.ERROR:
+        others = f", and {len(decisive) - 1} more" if len(decisive) > 1 else ""
+        return f"{head} ({reason(decisive[0])}{others})"
+    first = next(sentence_lines(result.sentence, limit=160), "")
+    return f"{head} ({first})" if first else head
+
+
+def _scans(result: RunResult) -> list[ScanResult]:
+    return [check.scan for check in result.checks if check.scan is not None]
+
+
+def _thresholds(result: RunResult) -> list[ThresholdOutcome]:
+    # `status` may repeat what another check measured; a dict keeps the first of each, in order.
+    return list(dict.fromkeys(each for check in result.checks for each in check.thresholds))
+
+
+def _table(result: RunResult) -> list[str]:
+    """Thresholds first, then the published levels, for information."""
+    thresholds = _thresholds(result)
+    levels = list(_level_estimates(result, {split_expression(each)[0] for each in thresholds}))
+    if not thresholds and not levels:
+        return []
+    measured = [each.estimate for each in thresholds if each.estimate is not None]
+    measured += [estimate for _, estimate in levels]
+    header: Row = ("metric", "value", bounds_heading(measured), "limit", "result")
+    rows = [_threshold_row(each) for each in thresholds]
+    rows += [(name, value_text(each), bounds_text(each), "", "info") for name, each in levels]
+    return _aligned([header, *rows])
+
+
+def _level_estimates(result: RunResult, shown: set[str]) -> Iterator[tuple[str, Estimate]]:
+    scans = _scans(result)
+    for scan in scans:
+        prefix = f"{scan.name} " if len(scans) > 1 else ""
+        for level in scan.levels:
+            for name, estimate in (("ams", level.ams), ("ums", level.ums)):
+                if prefix or f"{name}_{level.name}" not in shown:
+                    yield f"{prefix}{name}_{level.name}", estimate
+
+
+def _threshold_row(outcome: ThresholdOutcome) -> Row:
+    metric, operator, limit = split_expression(outcome)
+    estimate = outcome.estimate
+    value, bounds = (value_text(estimate), bounds_text(estimate)) if estimate else ("-", "-")
+    return metric, value, bounds, f"{operator} {limit}".strip(), verdict_word(outcome.verdict)
+
+
+def _aligned(rows: Sequence[Row]) -> list[str]:
+    """Columns of equal width; numbers end below each other."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for metric, value, *others in rows:
+        cells = [metric.ljust(widths[0]), value.rjust(widths[1])]
+        cells += [cell.ljust(width) for cell, width in zip(others, widths[2:], strict=True)]
+        lines.append("   ".join(cells).rstrip())
+    return lines
+
+
+def _explanations(result: RunResult, *, verbosity: int, width: int) -> list[str]:
+    """Why it is not green: the sentences of the run and of its checks, each said once."""
+    sentences: dict[str, str] = {}  # sentence -> who says it
+    for check in result.checks:
+        if check.verdict is not Verdict.PASS or verbosity > 0:
+            sentences.setdefault(check.sentence, _check_label(check))
+        if check.verdict is Verdict.ERROR or verbosity > 0:
+            # Otherwise the check's own sentence has said it.
+            for outcome in check.thresholds:
+                sentences.setdefault(outcome.sentence, f"{escape(outcome.expression)}: ")
+    if result.verdict is not Verdict.PASS:
+        sentences.setdefault(result.sentence, "")
+    wrapped = [_wrap(label, sentence, width) for sentence, label in sentences.items()]
+    return [line for lines in wrapped for line in lines]
+
+
+def _check_label(check: CheckOutcome) -> str:
+    return f"{escape(check_name(check.name))} {verdict_word(check.verdict)}: "
+
+
+def _wrap(label: str, sentence: str, width: int) -> list[str]:
+    lines: list[str] = []
+    for number, line in enumerate(sentence_lines(sentence)):
+        lines += textwrap.wrap(
+            line if number else f"{label}{line}",
+            width=max(width, 20),
+            initial_indent="  " if number else "",
+            subsequent_indent="  ",
+            # A break inside a word could put the "::" of a path at the start of a line.
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return lines
+
+
+def _scan_lines(scan: ScanResult, *, verbosity: int, width: int) -> list[str]:
+    calibration = scan.calibration
+    lines = _finding_lines(scan, everything=verbosity > 0)
+    lines += _wrap("controls: ", "; ".join(_control_text(each) for each in scan.controls), width)
+    lines += _wrap("coverage: ", _coverage_text(scan.coverage), width)
+    lines.append(f"this scan would have noticed a leak rate above {percent(scan.excluded_rate)}")
+    lines.append(
+        f"confirmed copies: {scan.num_confirmed_images} generated images "
+        f"(ratio at or below {calibration.confirmed_cut:.2f}); "
+        f"{quantity(calibration.expected_false_matches)} expected by chance"
+    )
+    if verbosity > 0:
+        lines += _wrap("rule: ", calibration.rule, width)
+    return lines
+
+
+def _finding_lines(scan: ScanResult, *, everything: bool) -> list[str]:
+    """The confirmed copies; with ``everything``, also matches that may be coincidence."""
+    num_confirmed = confirmed_text(scan)
+    head = f"copied training images: {'none' if num_confirmed == '0' else num_confirmed} confirmed"
+    if scan.num_findings_total:
+        head += f"; {scan.num_findings_total} within a published level"
+    copies = [finding for finding in scan.findings if finding.confirmed]
+    shown = scan.findings if everything else copies[:NUM_FINDINGS]
+    num_more = scan.num_findings_total - len(shown)
+    if not everything and num_more:
+        head += f" (-v lists {len(scan.findings)})"
+    lines = [head, *(f"  {_finding_text(finding)}" for finding in shown)]
+    if shown and num_more:
+        lines.append(f"  and {num_more} more")
+    return lines
+
+
+def _finding_text(finding: Finding) -> str:
+    confirmed = "confirmed" if finding.confirmed else "not confirmed"
+    again = ""
+    if finding.regenerated_ratio is not None:
+        again = f", {finding.regenerated_ratio:.2f} in float32"
+    return (
+        f"{train_name(finding.train_id)} <- {generated_name(finding.sample_id)}"
+        f"  ratio {finding.ratio:.2f} ({finding.level}, {confirmed}{again})"
+    )
+
+
+def _control_text(control: Control) -> str:
+    missed = "" if control.passed else f", expected {control_range(control)}: MISSED"
+    return f"{escape(control.name)} found {control.num_found}/{control.num_images}{missed}"
+
+
+def _coverage_text(coverage: Coverage) -> str:
+    text = (
+        f"generated {coverage.generated}/{coverage.planned}, valid {coverage.valid}, "
+        f"compared with {coverage.train_used} training images ({coverage.train_groups} distinct)"
+    )
+    unusable = {why: len(names) for why, names in coverage.train_unusable.items()}
+    if coverage.invalid:
+        text += f", invalid {_reasons(coverage.invalid.items())}"
+    if coverage.damaged:
+        text += f", generated again {coverage.damaged}"
+    if unusable:
+        text += f", unusable training files {_reasons(unusable.items())}"
+    return text
+
+
+def _reasons(counts: Iterable[tuple[str, int]]) -> str:
+    ordered = sorted(counts)
+    listed = ", ".join(f"{escape(why)} {count}" for why, count in ordered)
+    return f"{sum(count for _, count in ordered)} ({listed})"

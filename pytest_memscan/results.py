@@ -1,0 +1,197 @@
+"""The plain data that every room speaks: what was measured, and what it means.
+
+Nothing here computes, reads a file or knows pytest or torch. Everything is frozen, keyword-only
+and JSON-ready: numbers, strings, tuples and other dataclasses of this module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+SCHEMA_VERSION = 1  # of the JSON report; raised when a field changes its meaning
+
+
+class Verdict(str, Enum):
+    """How a run ended. Only ``PASS`` is green."""
+
+    PASS = "pass"  # noqa: S105  # a verdict, not a password
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+    ERROR = "error"
+    NOT_RUN = "not_run"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A measured number with one-sided confidence bounds.
+
+    ``lower`` and ``upper`` each hold with probability ``confidence`` on their own. For an exact
+    count of what was seen (``extracted``) both equal ``value``.
+    """
+
+    value: float
+    lower: float
+    upper: float
+    confidence: float = 0.95
+    num_trials: int = 0  # generated images behind the number; 0 for a plain count
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelScore:
+    """AMS and UMS of one similarity level (low, mid, high)."""
+
+    name: str
+    cut: float  # neighbour-normalised L2 at or below which an image counts, cumulative
+    band_lower: float  # the paper's band is (band_lower, cut]; 0 for the closest level
+    ams: Estimate  # cumulative: share of generated images at or below the cut
+    ums: Estimate  # cumulative: distinct training images per generated image
+    ams_band: float  # as in the papers: not counting matches of the next closer level
+    ums_band: float
+    expected_by_chance: float  # generated images below the cut if none were a copy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How close distinct real images come to each other, and the cut that follows."""
+
+    source: str  # "leave-one-out" or "held-out"
+    num_null: int  # real images whose ratio to the other training images was measured
+    null_minimum: float
+    null_quantiles: dict[str, float]  # probability (as text) -> ratio
+    tail_size: int  # smallest null ratios the tail was fitted to
+    tail_exponent: float  # P(ratio < r) ~ r ** tail_exponent near zero
+    tail_exponent_lower: float  # its lower confidence bound, the one used
+    false_match_probability: float  # of one generated image, at the confirmed cut
+    confirmed_cut: float  # a match at or below this ratio is confirmed
+    expected_false_matches: float  # in the whole scan, at the confirmed cut
+    rule: str  # one sentence that says which rule applied
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """A planted case with a known answer."""
+
+    name: str
+    sentence: str  # what was planted
+    num_images: int
+    num_found: int
+    minimum_found: int
+    maximum_found: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether the known answer was given."""
+        return self.minimum_found <= self.num_found <= self.maximum_found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A generated image and the training image it copies."""
+
+    sample_id: int
+    train_id: int
+    ratio: float  # neighbour-normalised L2
+    distance: float  # normalised L2, pixels in [0, 1]
+    level: str  # closest published level reached: "low", "mid" or "high"
+    confirmed: bool
+    regenerated_ratio: float | None = None  # alone, in float32, when near the confirmed cut
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """What was asked for and what was really looked at."""
+
+    planned: int  # generated images
+    generated: int
+    valid: int  # the denominator of every rate
+    invalid: dict[str, int] = field(default_factory=dict)  # reason -> images
+    damaged: int = 0  # stored images that had to be generated again
+    train_found: int = 0  # files in the training folder
+    train_used: int = 0
+    train_resized: int = 0  # larger than what the checkpoint makes
+    train_groups: int = 0  # after near-duplicates were merged
+    train_unusable: dict[str, tuple[str, ...]] = field(default_factory=dict)  # reason -> names
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """Expected distinct training images among the first ``num_generated`` generated ones."""
+
+    num_generated: int
+    expected: float
+    lower: float | None  # None where no interval can be given
+    upper: float | None
+    extrapolated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanResult:
+    """Everything one attack measured. Computed once, rendered many times."""
+
+    name: str  # "carlini"
+    title: str
+    levels: tuple[LevelScore, ...]  # low, mid, high
+    metrics: dict[str, Estimate]  # every number a threshold can name
+    findings: tuple[Finding, ...]  # closest first; one for each distinct training image
+    num_findings_total: int  # before `findings` was cut to what a report can hold
+    calibration: Calibration
+    controls: tuple[Control, ...]
+    coverage: Coverage
+    num_confirmed_images: int  # generated images that are confirmed copies
+    excluded_rate: float  # leak rates above this would have shown, at 95 % confidence
+    unseen_hit_rate: float  # Good-Turing: chance that the next image copies a new training image
+    curve: tuple[CurvePoint, ...]
+    ratio_histogram: tuple[tuple[float, int], ...]  # left edge of each 0.05-wide bin, images
+    denoiser_calls: int
+    provenance: dict[str, str]  # what must match before two results may be compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Integrity:
+    """What was checked about the checkpoint's files before anything was loaded."""
+
+    pipeline: str  # class named by model_index.json
+    files: dict[str, str]  # file in the checkpoint -> sha256
+    num_tensors: int
+    num_parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdOutcome:
+    """One line of the policy, measured."""
+
+    expression: str  # "ums_high <= 0.001"
+    source: str  # where it was set
+    verdict: Verdict
+    sentence: str  # what was measured, and what would settle it when inconclusive
+    estimate: Estimate | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOutcome:
+    """How one collected item (``memscan::carlini``, ...) ended."""
+
+    name: str
+    verdict: Verdict
+    sentence: str
+    thresholds: tuple[ThresholdOutcome, ...] = ()
+    scan: ScanResult | None = None
+    integrity: Integrity | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """One `pytest --memscan` run: the object behind every report and the exit code."""
+
+    schema_version: int = SCHEMA_VERSION
+    verdict: Verdict
+    sentence: str
+    checkpoint: str  # as people name it, with the commit where there is one
+    checks: tuple[CheckOutcome, ...] = ()
+    policy: dict[str, tuple[str, str]] = field(default_factory=dict)  # option -> value, source
+    versions: dict[str, str] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)  # seconds; not reproducible

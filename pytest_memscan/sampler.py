@@ -1,0 +1,101 @@
+"""The generated images of one checkpoint, made when first asked for, read back in blocks.
+
+Memory: one block of images and, while something is missing, the pipeline. Nothing is loaded
+when the store already holds every image.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_memscan.generation import (
+    ALONE,
+    PLANNED,
+    Pipeline,
+    ProgressCallback,
+    generate,
+    plan_rows,
+)
+from pytest_memscan.store import ImageStore, StoredImage
+
+BLOCK = 4096  # images read at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """How images are drawn from a checkpoint, and where they are kept.
+
+    Attributes:
+        load_pipeline: dtype -> pipeline on its device; called only when images are missing.
+        store: Keeps what was generated.
+        num_images: Planned images.
+        seed: Seed of row 0.
+        batch_size: Images in every denoiser call.
+        steps: Denoiser calls per image.
+        dtype: Of the planned images.
+        progress: Told after every batch.
+    """
+
+    load_pipeline: Callable[[str], Pipeline]
+    store: ImageStore
+    num_images: int
+    seed: int
+    batch_size: int
+    steps: int
+    dtype: str
+    progress: ProgressCallback = field(default=lambda _: None)
+
+    def blocks(
+        self, invalid: Counter[str]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+        """Valid images in the order of the plan; those that are not are counted in ``invalid``.
+
+        Yields:
+            ``sample_ids`` ``(block,)`` and ``pixels`` ``(block, height, width, channels)``.
+        """
+        self._make(range(self.num_images), kind=PLANNED)
+        for start in range(0, self.num_images, BLOCK):
+            images = self._read(range(start, min(start + BLOCK, self.num_images)), kind=PLANNED)
+            invalid.update(image.invalid for image in images if image.invalid)
+            valid = [image for image in images if not image.invalid]
+            if valid:
+                ids = np.array([image.sample_id for image in valid], dtype=np.int64)
+                yield ids, np.stack([image.pixels for image in valid])
+
+    def alone(self, sample_ids: Sequence[int]) -> NDArray[np.uint8]:
+        """The same rows again, one image a batch in float32, ``(n, height, width, channels)``."""
+        self._make(sample_ids, kind=ALONE)
+        return np.stack([image.pixels for image in self._read(sample_ids, kind=ALONE)])
+
+    def pixels_of(self, sample_id: int) -> NDArray[np.uint8]:
+        """One planned image, ``(height, width, channels)``."""
+        return self._read([sample_id], kind=PLANNED)[0].pixels
+
+    def _read(self, sample_ids: Sequence[int], *, kind: str) -> list[StoredImage]:
+        images = list(self.store.read(kind, sample_ids))
+        if len(images) < len(sample_ids):
+            # Images that were lost or changed on disk are made again from the same rows.
+            self._make(sample_ids, kind=kind)
+            images = list(self.store.read(kind, sample_ids))
+        return images
+
+    def _make(self, sample_ids: Sequence[int], *, kind: str) -> None:
+        missing = sorted(set(sample_ids) - self.store.ids(kind))
+        if not missing:
+            return
+        alone = kind == ALONE
+        generate(
+            self.load_pipeline("float32" if alone else self.dtype),
+            [plan_rows(1, seed=self.seed, start=sample_id)[0] for sample_id in sample_ids],
+            store=self.store,
+            kind=kind,
+            batch_size=1 if alone else self.batch_size,
+            steps=self.steps,
+            plan_seed=self.seed,
+            progress=(lambda _: None) if alone else self.progress,
+        )

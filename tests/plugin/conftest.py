@@ -1,0 +1,47 @@
+"""Runs of the plugin as users run it, small enough to be many."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# pytester forgets modules that a run inside this process imported; torch cannot be imported twice.
+import diffusers.pipelines.ddim
+import diffusers.pipelines.ddpm
+import pydantic
+import pytest
+import scipy.sparse.csgraph
+import torch
+
+PRELOADED = (diffusers, pydantic, scipy, torch)
+
+# 8 images of 10 steps: enough for a model that copies nearly always, done in a second.
+QUICK = (
+    "--memscan-budget=8img",
+    "--memscan-steps=10",
+    "--memscan-batch-size=8",
+    "--memscan-fail=extracted <= 0",
+)
+
+Gate = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def gate(pytester: pytest.Pytester) -> Gate:
+    """Run pytest in the test's folder with ``--memscan MODEL`` and a small budget."""
+
+    def run(model: str, *arguments: str, subprocess: bool = False) -> pytest.RunResult:
+        command = ("--memscan", model, *QUICK, *arguments)
+        if subprocess:
+            return pytester.runpytest_subprocess(*command)
+        return pytester.runpytest_inprocess(*command)
+
+    return run
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The verdict file of the run in ``folder``."""
+    report: dict[str, Any] = json.loads((folder / ".memscan" / "report.json").read_text())
+    return report

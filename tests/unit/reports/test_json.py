@@ -1,0 +1,138 @@
+"""The JSON report loses nothing, invents nothing, and says what is wrong with a bad one."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from unit.reports import samples, scans
+
+from pytest_memscan.errors import MemscanError
+from pytest_memscan.reports import json as report
+from pytest_memscan.results import SCHEMA_VERSION, RunResult, ScanResult, Verdict
+
+
+@pytest.mark.parametrize("result", samples.every_verdict(), ids=lambda r: str(r.verdict))
+def test_a_run_comes_back_exactly_and_writes_the_same_bytes(result: RunResult) -> None:
+    text = report.to_json(result)
+    again = report.from_json(text)
+    assert again == result
+    assert report.to_json(again) == text
+
+
+def test_a_scan_comes_back_exactly() -> None:
+    scan = scans.leaky_scan()
+    again = report.scan_from_json(report.scan_to_json(scan))
+    assert again == scan
+    assert isinstance(again, ScanResult)
+
+
+def test_awkward_floats_and_names_survive() -> None:
+    name = 'caf\u00e9 "\udc80" \u202e\x00'
+    result = replace(samples.passed(), checkpoint=name, timings={"a": 0.1 + 0.2, "b": 5e-324})
+    text = report.to_json(result)
+    assert text.isascii()
+    assert report.from_json(text) == result
+
+
+def test_mappings_are_sorted_and_fields_keep_their_order() -> None:
+    result = samples.passed()
+    turned = replace(result, policy=dict(reversed(result.policy.items())))
+    text = report.to_json(turned)
+    assert text == report.to_json(result)
+    assert text.endswith("}\n")
+    plain = json.loads(text)
+    assert list(plain)[:4] == ["schema_version", "verdict", "sentence", "checkpoint"]
+    assert list(plain["policy"]) == sorted(plain["policy"])
+
+
+def test_only_timings_differ_between_equal_runs() -> None:
+    slow = replace(samples.passed(), timings={"generate": 99.0})
+    fast = json.loads(report.to_json(samples.passed()))
+    other = json.loads(report.to_json(slow))
+    assert {key for key in fast if fast[key] != other[key]} == {"timings"}
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_refused_by_name(number: float) -> None:
+    scan = replace(scans.leaky_scan(), excluded_rate=number)
+    with pytest.raises(MemscanError, match=r"ScanResult .*: excluded_rate is -?(nan|inf)"):
+        report.scan_to_json(scan)
+
+
+@pytest.mark.parametrize("literal", ["NaN", "Infinity", "1e999"])
+def test_a_number_that_is_not_finite_is_refused_when_read(literal: str) -> None:
+    text = report.to_json(samples.passed()).replace("74.2", literal)
+    with pytest.raises(MemscanError, match=r"timings\.generate is (nan|inf)"):
+        report.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "not valid JSON"),
+        ('{"schema_version": 1, "verd', "cut off or edited"),
+        ("[" * 100_000, "not valid JSON"),
+        ("[]", "no schema_version"),
+        ("{}", "no schema_version"),
+        ('{"schema_version": "1"}', "no schema_version"),
+        ('{"schema_version": 0}', "no schema_version"),
+        ('{"schema_version": 1}', "damaged at verdict: Field required"),
+        (
+            '{"schema_version": 1, "verdict": "green", "sentence": "", "checkpoint": ""}',
+            "damaged at verdict: Input should be 'pass'",
+        ),
+    ],
+)
+def test_a_broken_report_is_explained(text: str, words: str) -> None:
+    with pytest.raises(MemscanError) as caught:
+        report.from_json(text)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_report_of_a_newer_version_asks_for_an_upgrade() -> None:
+    newer = replace(samples.passed(), schema_version=SCHEMA_VERSION + 1)
+    with pytest.raises(MemscanError, match=r"reads up to 1\. Upgrade pytest-memscan"):
+        report.from_json(report.to_json(newer))
+
+
+def test_the_schema_describes_what_is_written() -> None:
+    schema = report.json_schema()
+    written = json.loads(report.to_json(samples.failed()))
+    assert set(schema["properties"]) == set(written)
+    assert schema["$schema"].endswith("2020-12/schema")
+    assert "ScanResult" in schema["$defs"]
+    json.dumps(schema)
+
+
+def test_a_run_without_checks_still_has_a_report() -> None:
+    result = report.not_run_report("builtin:leaky", "Every memscan check was deselected.")
+    assert result.verdict is Verdict.NOT_RUN
+    assert report.from_json(report.to_json(result)) == result
+
+
+def test_a_file_is_replaced_whole_and_its_folder_made(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "report.json"
+    report.write_text_atomically(path, "first\n")
+    report.write_text_atomically(path, "second \u00e9\n")
+    assert path.read_bytes() == "second \u00e9\n".encode()
+    assert [each.name for each in path.parent.iterdir()] == ["report.json"]
+
+
+def test_a_failed_write_keeps_the_old_report_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    report.write_text_atomically(path, "first\n")
+    with pytest.raises(UnicodeEncodeError):
+        report.write_text_atomically(path, "half \udc80")
+    assert path.read_text() == "first\n"
+    assert [each.name for each in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MemscanError, match=r"cannot write the report .*file.report\.json: "):
+        report.write_text_atomically(tmp_path / "file" / "report.json", "x")
