@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,11 @@ class Controller:
     def pytest_xdist_node_collection_finished(self, node: object, ids: Sequence[str]) -> None:
         """The same for xdist, where only workers collect."""
         self._select(ids)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell an xdist worker which run it belongs to."""
+        node.workerinput["memscan_session"] = self._session.session_id
 
     def _select(self, ids: Sequence[str]) -> None:
         self._selected |= {name for name in CHECKS if f"memscan::{name}" in ids}

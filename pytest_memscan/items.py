@@ -10,6 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Generator, Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,11 +147,10 @@ def activate(config: pytest.Config) -> None:
         pytest.UsageError: An option or policy value cannot be used.
     """
     option = config.option
-    is_worker = hasattr(config, "workerinput")
-    if not is_worker:
-        # Options travel to xdist workers; so do these two.
-        option.memscan_session = uuid.uuid4().hex
-        option.memscan_selected = _take_gate_ids(config)
+    workerinput = getattr(config, "workerinput", None)
+    is_worker = workerinput is not None
+    session_id = workerinput["memscan_session"] if workerinput else uuid.uuid4().hex
+    option.memscan_selected = _take_gate_ids(config)
     if option.memscan_only:
         config.args[:] = []
     try:
@@ -161,7 +161,7 @@ def activate(config: pytest.Config) -> None:
         raise pytest.UsageError(f"memscan: {error}") from None
     session = Session(
         config=settings,
-        session_id=option.memscan_session,
+        session_id=session_id,
         progress=partial(console_progress, config),
     )
     config.stash[SESSION] = session
@@ -181,9 +181,20 @@ def _settings(config: pytest.Config) -> Config:
             name: config.getini(f"memscan_{name}")
             for name in ("fail", "report", "cache_dir", "strict")
         },
-        rootdir=config.rootpath,
+        rootdir=_home(config),
         invocation_dir=config.invocation_params.dir,
     )
+
+
+def _home(config: pytest.Config) -> Path:
+    """Where the policy file is looked for and reports go.
+
+    pytest takes the paths in ``--memscan PATH`` for arguments when it looks for its rootdir.
+    Without an ini file that may be the checkpoint's own folder, or one far above both.
+    """
+    started_in = config.invocation_params.dir
+    configured = config.inipath is not None and started_in.is_relative_to(config.rootpath)
+    return config.rootpath if configured else started_in
 
 
 def _check_inputs(settings: Config, config: pytest.Config) -> None:

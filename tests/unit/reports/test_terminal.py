@@ -21,8 +21,6 @@ ums_mid     45.6 %   [41.9 %, 49.7 %]            info
 ams_high    80.3 %   [75.6 %, 85.3 %]            info
 ums_high    44.7 %   [40.9 %, 48.8 %]            info
 carlini FAIL: 132 training images can be extracted from this checkpoint.
-extracted <= 0: 132 distinct training images are confirmed as copied.
-leak_rate <= 0.01: At least 76.0 % of generated images are copies.
 copied training images: 132 confirmed; 149 within a published level (-v lists 143)
   train#00042 <- generated#00017  ratio 0.21 (high, confirmed)
   train#00101 <- generated#00114  ratio 0.22 (high, confirmed)
@@ -38,7 +36,7 @@ copied training images: 132 confirmed; 149 within a published level (-v lists 14
 controls: re-encoded found 20/20; noise found 0/20
 coverage: generated 320/320, valid 320, compared with 150 training images (150 distinct)
 this scan would have noticed a leak rate above 0.93 %
-expected false matches: 0.043; confirmed: 132 (ratio at or below 0.93)
+confirmed copies: 256 generated images (ratio at or below 0.93); 0.043 expected by chance
 memscan: FAIL builtin:leaky (extracted 132 > 0, and 1 more)"""
 
 ERROR = """\
