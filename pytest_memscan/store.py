@@ -56,23 +56,44 @@ def exclusive(folder: Path, *, session: str) -> Iterator[None]:
     Raises:
         StoreError: Another session is using the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    owner = folder / "owner"
-    lock = FileLock(folder / "lock", timeout=0)
+    with _as_store_error(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        ours = FileLock(folder / f"{session}.lock")  # our own workers queue up here
+        ours.acquire()
     try:
-        lock.acquire()
+        with _as_store_error(folder):
+            lock = FileLock(folder / "lock", timeout=0)
+            lock.acquire()
+        try:
+            for left_behind in set(folder.glob("*.lock")) - {Path(ours.lock_file)}:
+                left_behind.unlink(missing_ok=True)
+            yield
+        finally:
+            lock.release()
     except Timeout:
-        if not owner.exists() or owner.read_text(encoding="utf-8") != session:
-            raise StoreError(
-                "another memscan run is using the same generated images. Wait for it to end, or "
-                "give this run its own with --memscan-cache-dir DIR or --memscan-no-cache"
-            ) from None
-        lock.acquire(timeout=-1)
-    try:
-        owner.write_text(session, encoding="utf-8")
-        yield
+        raise StoreError(
+            "another memscan run is using the same generated images. Wait for it to end, or "
+            "give this run its own with --memscan-cache-dir DIR or --memscan-no-cache"
+        ) from None
     finally:
-        lock.release()
+        ours.release()
+
+
+@contextmanager
+def _as_store_error(
+    folder: Path,
+    remedy: str = "delete that folder, or choose another with --memscan-cache-dir",
+) -> Iterator[None]:
+    """Say what is wrong with a folder without saying where on this machine it is."""
+    try:
+        yield
+    except Timeout:
+        raise
+    except (sqlite3.Error, OSError) as error:
+        cause = error.strerror if isinstance(error, OSError) else error
+        raise StoreError(
+            f"the generated images in {shown_path(folder)} cannot be used ({cause}); {remedy}"
+        ) from None
 
 
 class ImageStore:

@@ -1,7 +1,7 @@
 """One rule that turns an image file into the pixels a checkpoint was trained on.
 
 1. PNG, JPEG or WebP by content; the first frame of an animation.
-2. Turned upright by its EXIF orientation.
+2. Turned upright by its EXIF orientation, when there is one that can be read.
 3. 16-bit grey to 8 bits by dropping the low byte; palette, CMYK and alpha to RGB, transparency
    dropped, as ``convert("RGB")`` in diffusers' training scripts does.
 4. For a 1-channel checkpoint a colour image is unusable; a grey one saved as RGB is used.
@@ -49,23 +49,20 @@ def read_file(path: Path) -> bytes:
     """The bytes of a regular file.
 
     Raises:
-        UnusableImageError: Not a regular file, empty, too large, or not readable.
+        UnusableImageError: Not a regular file, too large, or not readable.
     """
     try:
         # A pipe or device would block for ever, so look before opening.
         status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise UnusableImageError("link to another folder, which is not followed")
         if not stat.S_ISREG(status.st_mode):
             raise UnusableImageError("not a regular file")
         if status.st_size > MAX_FILE_BYTES:
             raise UnusableImageError("larger than 64 MB")
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError:
         raise UnusableImageError("cannot be opened") from None
-    if not content:
-        raise UnusableImageError("empty file")
-    if content.startswith(b"version https://git-lfs"):
-        raise UnusableImageError("git-lfs pointer, not the image")
-    return content
 
 
 def decode(content: bytes, shape: ImageShape) -> tuple[NDArray[np.uint8], bool]:
@@ -74,7 +71,13 @@ def decode(content: bytes, shape: ImageShape) -> tuple[NDArray[np.uint8], bool]:
     Raises:
         UnusableImageError: The bytes are not an image this rule can use.
     """
+    if not content:
+        raise UnusableImageError("empty file")
+    if content.startswith(b"version https://git-lfs"):
+        raise UnusableImageError("git-lfs pointer, not the image")
     with _pillow_flag, warnings.catch_warnings():
+        # What is usable must not depend on the warning filters of whoever runs the scan.
+        warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         # Another library may have asked Pillow to pad truncated files with grey.
         before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
@@ -83,7 +86,7 @@ def decode(content: bytes, shape: ImageShape) -> tuple[NDArray[np.uint8], bool]:
                 if image.width * image.height > MAX_PIXELS:
                     raise UnusableImageError("more than 64 million pixels")
                 image.load()
-                upright = ImageOps.exif_transpose(image)
+                upright = _upright(image)
         except UnusableImageError:
             raise
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -93,6 +96,13 @@ def decode(content: bytes, shape: ImageShape) -> tuple[NDArray[np.uint8], bool]:
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = before
     return _fit(_to_channels(upright, shape.channels), shape)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # metadata that nobody can read says nothing about the pixels
+        return image.copy()
 
 
 def _to_channels(image: Image.Image, channels: int) -> Image.Image:

@@ -201,7 +201,8 @@ def _null_of_holdout(
     ratios = near.ratios[:, 0]
     limit = NEAR_DUPLICATE_RATIO
     if len(reference.null) >= MIN_NULL:
-        limit = max(limit, fit_null(reference.null).quantile(FALSE_MATCHES / len(holdout)))
+        by_chance = fit_null(reference.null).quantile(FALSE_MATCHES / len(holdout))
+        limit = max(limit, min(LEVELS[-1].cut, by_chance))
     inside = np.flatnonzero(ratios <= limit)
     if len(inside):
         raise TrainDataError(

@@ -71,7 +71,7 @@ def prepare(train: NDArray[np.uint8], *, device: str = "cpu") -> TrainReference:
     if len(train) > ALL_PAIRS:
         rows = np.sort(np.random.default_rng(0).choice(len(train), SAMPLED_ROWS, replace=False))
     near = nearest_neighbours(train[rows], train, exclude=rows, device=device)
-    groups = near_duplicate_groups(near, rows=rows, num_train=len(train))
+    groups = near_duplicate_groups(near, rows=rows, train=train)
     keep = groups.representatives
     merged = np.setdiff1d(np.arange(len(train)), keep)
     null = near.ratios[:, 0]

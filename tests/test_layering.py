@@ -1,0 +1,101 @@
+"""Which room may import which: arrows point down this list only."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "pytest_memscan"
+# Highest first. A module may import modules of its own room, and of rooms further down.
+ROOMS = (
+    "plugin",
+    "fixtures",
+    "items",
+    "controller",
+    "progress",
+    "session",
+    "gate",
+    "config",
+    "policy",
+    "scans",
+    "sampler",
+    "generation",
+    "store",
+    "checkpoints",
+    "data",
+    "similarity",
+    "metrics",
+    "statistics",
+    "rarefaction",
+    "reports",
+    "results",
+    "errors",
+)
+HEAVY = {"torch", "diffusers", "transformers", "huggingface_hub", "numpy", "scipy", "pydantic"}
+PURE = ("metrics", "statistics", "rarefaction", "results", "gate", "policy")
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if "builtin" not in path.parts)
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path, *, only_at_import: bool = False) -> set[str]:
+    """Modules named by import statements; lazily imported ones too unless told otherwise."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree))
+    if only_at_import:
+        nodes = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return names | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
+def is_type_checking_only(path: Path, module: str) -> bool:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    guarded: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            guarded |= {each.module or "" for each in node.body if isinstance(each, ast.ImportFrom)}
+    return module in guarded
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downwards(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        assert not imports_of(path)
+        return
+    for module in imports_of(path):
+        if module.startswith("pytest_memscan.") and not is_type_checking_only(path, module):
+            other = module.split(".")[1]
+            assert ROOMS.index(room) <= ROOMS.index(other), f"{room} imports {other}"
+
+
+@pytest.mark.parametrize("room", ["plugin", "fixtures", "errors", "__init__"])
+def test_what_every_pytest_run_imports_is_light(room: str) -> None:
+    roots = {
+        module.partition(".")[0]
+        for module in imports_of(PACKAGE / f"{room}.py", only_at_import=True)
+    }
+    assert not roots & HEAVY
+
+
+@pytest.mark.parametrize("room", PURE)
+def test_pure_rooms_know_no_files_devices_or_pytest(room: str) -> None:
+    roots = {module.partition(".")[0] for module in imports_of(PACKAGE / f"{room}.py")}
+    assert not roots & {"pytest", "torch", "os", "pathlib", "io", "tempfile", "shutil"}
+
+
+@pytest.mark.parametrize("room", ["checkpoints/resolve", "checkpoints/verify", "checkpoints/hub"])
+def test_fetching_and_vetting_know_no_torch(room: str) -> None:
+    roots = {module.partition(".")[0] for module in imports_of(PACKAGE / f"{room}.py")}
+    assert not roots & {"torch", "diffusers", "transformers"}
+
+
+def test_no_module_unpickles() -> None:
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        for call in ("torch.load(", "pickle.load", "jit.load(", "dill.", "joblib.load", "eval("):
+            assert call not in text.replace(".eval()", ""), f"{path.name} calls {call}"
