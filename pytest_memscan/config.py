@@ -10,11 +10,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_memscan.errors import OptionError
+from pytest_memscan.errors import OptionError, shown_path
 from pytest_memscan.policy import DEFAULT_POLICY, Threshold, check_can_be_shown, parse_threshold
 
 if sys.version_info >= (3, 11):
@@ -28,6 +28,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 ImageMode = Literal["none", "blurred", "clear"]
 IMAGE_MODES = ("none", "blurred", "clear")
 DEFAULT_IMAGES = 320  # enough to exclude a leak rate of 1 % (299), with some to spare
+MAX_HOURS = 1000
 TOML_KEYS = [
     "train_data",
     "holdout",
@@ -56,7 +57,7 @@ class Budget:
     seconds: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Config:
     """Every effective setting of a run; ``sources`` says where each was set."""
 
@@ -79,11 +80,20 @@ class Config:
     strict: bool  # a deselected gate fails the run
     sources: Mapping[str, tuple[str, str]]  # setting -> (value as text, source)
 
+    def __repr__(self) -> str:
+        # A traceback with --showlocals must not tell where somebody keeps their data.
+        return f"<memscan config of {self.label}>"
+
     @property
     def label(self) -> str:
         """The checkpoint as people name it, without a private path."""
-        path = Path(self.model).expanduser()
-        return f".../{path.name}" if path.is_absolute() else self.model
+        return checkpoint_label(self.model)
+
+
+def checkpoint_label(model: str) -> str:
+    """What was typed after ``--memscan``; of an absolute path, only the last part."""
+    path = Path(os.path.expanduser(model))  # Path.expanduser raises for ~nobody
+    return f".../{path.name}" if path.is_absolute() else model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +103,12 @@ class _Raw:
     value: Any
     source: str
     base: Path
+    key: str = ""  # in a file of many settings
+
+    @property
+    def where(self) -> str:
+        """What a message about the value starts with."""
+        return f"{self.source}: {self.key}" if self.key else self.source
 
 
 def resolve_config(
@@ -122,11 +138,11 @@ def resolve_config(
         given = raw.get(name)
         value = default if given is None else parse(given)
         shown = default if given is None else given.value
-        shown = ", ".join(map(str, shown)) if isinstance(shown, list | tuple) else str(shown)
+        shown = "; ".join(map(str, shown)) if isinstance(shown, list | tuple) else str(shown)
         sources[name] = (shown, "default" if given is None else given.source)
         return value
 
-    in_ci = bool(environ.get("CI"))
+    in_ci = environ.get("CI", "").lower() not in ("", "0", "false", "no", "off")
     budget = take("budget", _budget, Budget(num_images=DEFAULT_IMAGES))
     if "budget" not in raw:
         sources["budget"] = (f"{DEFAULT_IMAGES}img", "default")
@@ -153,11 +169,40 @@ def resolve_config(
     if "fail" not in raw:
         sources["fail"] = ("; ".join(DEFAULT_POLICY), "default")
     # The folder of a person is nobody else's business; reports are shared.
-    sources["cache_dir"] = ("(hidden)", sources["cache_dir"][1])
+    for name, shown in _shown_paths(config).items():
+        sources[name] = (shown, sources[name][1])
     if config.budget.num_images is not None:
         for threshold in config.thresholds:
             check_can_be_shown(threshold, num_images=config.budget.num_images)
     return config
+
+
+def _shown_paths(config: Config) -> dict[str, str]:
+    """Settings that hold paths, as a report may show them."""
+    shown = {
+        "cache_dir": "(hidden)",
+        "report": "; ".join(f"{kind}:{shown_path(path)}" for kind, path in config.reports),
+    }
+    for name, path in (("train_data", config.train_data), ("holdout", config.holdout)):
+        shown[name] = "None" if path is None else shown_path(path)
+    return shown
+
+
+def json_report_path(
+    options: Mapping[str, Any], *, ini: Mapping[str, Any], rootdir: Path, invocation_dir: Path
+) -> Path:
+    """Where the verdict file goes, even when other settings are wrong."""
+    try:
+        given = options.get("report")
+        if given:
+            raw = _Raw(value=given, source="--memscan-report", base=invocation_dir)
+        else:
+            raw = _collect(options, ini=ini, rootdir=rootdir, invocation_dir=invocation_dir)[
+                "report"
+            ]
+        return dict(_reports(raw, rootdir))["json"]
+    except (OptionError, KeyError):
+        return dict(_default_reports(rootdir))["json"]
 
 
 def _collect(
@@ -170,7 +215,7 @@ def _collect(
     }
     file, table = _read_toml(options.get("config"), rootdir=rootdir, invocation_dir=invocation_dir)
     for name, value in table.items():
-        raw[name] = _Raw(value=value, source=file.name, base=file.parent)
+        raw[name] = _Raw(value=value, source=file.name, base=file.parent, key=name)
     for name, value in options.items():
         if value is not None and name in TOML_KEYS and value is not False:
             option = "--memscan-" + name.replace("_", "-")
@@ -183,7 +228,7 @@ def _read_toml(
 ) -> tuple[Path, dict[str, Any]]:
     file = rootdir / "memscan.toml"
     if given is not None:
-        file = invocation_dir / given
+        file = invocation_dir / os.path.expanduser(given)
         if not file.is_file():
             raise OptionError(f"--memscan-config {given}: there is no such file")
     elif not file.is_file():
@@ -193,8 +238,14 @@ def _read_toml(
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise OptionError(f"{file.name} cannot be read as TOML: {error}") from None
-    table = content.get("tool", {}).get("memscan", {}) if file.name == "pyproject.toml" else content
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OptionError(f"{file.name} cannot be read as TOML: {reason}") from None
+    table = content
+    if file.name == "pyproject.toml":
+        tools = content.get("tool", {})
+        table = tools.get("memscan", {}) if isinstance(tools, dict) else {}
+        if not isinstance(table, dict) or (given is not None and not table):
+            raise OptionError(f"{file.name}: expected settings in a table [tool.memscan]")
     unknown = sorted(set(table) - set(TOML_KEYS))
     if unknown:
         raise OptionError(
@@ -205,8 +256,11 @@ def _read_toml(
 
 def _path(given: _Raw) -> Path:
     if not isinstance(given.value, str | os.PathLike) or not str(given.value):
-        raise OptionError(f"{given.source}: expected a path, got {given.value!r}")
-    return (given.base / Path(given.value).expanduser()).resolve()
+        raise OptionError(f"{given.where}: expected a path, got {given.value!r}")
+    try:
+        return (given.base / Path(given.value).expanduser()).resolve()
+    except (RuntimeError, ValueError, OSError):  # ~nobody, a NUL character, a link in a loop
+        raise OptionError(f"{given.where}: {given.value!r} is not a usable path") from None
 
 
 def _integer(lowest: int, highest: int) -> Callable[[_Raw], int]:
@@ -215,10 +269,10 @@ def _integer(lowest: int, highest: int) -> Callable[[_Raw], int]:
             value = int(str(given.value))
         except ValueError:
             raise OptionError(
-                f"{given.source}: expected a whole number, got {given.value!r}"
+                f"{given.where}: expected a whole number, got {given.value!r}"
             ) from None
         if not lowest <= value <= highest:
-            raise OptionError(f"{given.source}: {value} is not between {lowest} and {highest}")
+            raise OptionError(f"{given.where}: {value} is not between {lowest} and {highest}")
         return value
 
     return parse
@@ -227,7 +281,7 @@ def _integer(lowest: int, highest: int) -> Callable[[_Raw], int]:
 def _one_of(choices: tuple[str, ...]) -> Callable[[_Raw], str]:
     def parse(given: _Raw) -> str:
         if given.value not in choices:
-            raise OptionError(f"{given.source}: {given.value!r} is not one of {', '.join(choices)}")
+            raise OptionError(f"{given.where}: {given.value!r} is not one of {', '.join(choices)}")
         return str(given.value)
 
     return parse
@@ -240,52 +294,56 @@ def _boolean(given: _Raw) -> bool:
         return True
     if str(given.value).lower() in ("false", "0", "no", "off"):
         return False
-    raise OptionError(f"{given.source}: expected true or false, got {given.value!r}")
+    raise OptionError(f"{given.where}: expected true or false, got {given.value!r}")
 
 
 def _device(given: _Raw) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(given.value)):
         raise OptionError(
-            f"{given.source}: {given.value!r} is not one of auto, cpu, cuda, cuda:0, cuda:1 ..."
+            f"{given.where}: {given.value!r} is not one of auto, cpu, cuda, cuda:0, cuda:1 ..."
         )
     return str(given.value)
 
 
 def _budget(given: _Raw) -> Budget:
     text = str(given.value).strip()
-    if match := re.fullmatch(r"(\d+)\s*img", text):
+    if match := re.fullmatch(r"(\d{1,20})\s*img", text):
         num_images = int(match[1])
         if not 1 <= num_images <= 2**32:
-            raise OptionError(f"{given.source}: {text} is not between 1img and {2**32}img")
+            raise OptionError(f"{given.where}: {text} is not between 1img and {2**32}img")
         return Budget(num_images=num_images)
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text):
         seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
-        if seconds > 0:
+        if 0 < seconds <= MAX_HOURS * 3600:
             return Budget(seconds=seconds)
+        if seconds:
+            raise OptionError(f"{given.where}: {text} is more than {MAX_HOURS}h")
     raise OptionError(
-        f"{given.source}: {text!r} is not a budget; write images (5000img) or time (90s, 30m, 2h)"
+        f"{given.where}: {text!r} is not a budget; write images (5000img) or time (90s, 30m, 2h)"
     )
 
 
 def _as_list(given: _Raw) -> list[str]:
     value = given.value
+    if isinstance(value, dict):
+        raise OptionError(f"{given.where}: expected a text or a list of texts, not a table")
     return [str(item) for item in (value if isinstance(value, list | tuple) else [value])]
 
 
 def _thresholds(given: _Raw) -> tuple[Threshold, ...]:
     if not _as_list(given):
         raise OptionError(
-            f"{given.source}: at least one threshold is needed, as in {DEFAULT_POLICY}"
+            f"{given.where}: at least one threshold is needed, such as {DEFAULT_POLICY[0]!r}"
         )
     return tuple(parse_threshold(text, source=given.source) for text in _as_list(given))
 
 
 def _scans(given: _Raw) -> tuple[str, ...]:
     names = tuple(name.strip() for item in _as_list(given) for name in item.split(","))
-    for name in names:
+    for name in names or ("",):
         if name not in SCANS:
             raise OptionError(
-                f"{given.source}: there is no scan {name!r}; available: {', '.join(SCANS)}"
+                f"{given.where}: there is no scan {name!r}; available: {', '.join(SCANS)}"
             )
     return names
 
@@ -300,16 +358,22 @@ def _reports(given: _Raw, rootdir: Path) -> tuple[tuple[str, Path], ...]:
         kind, _, path = text.partition(":")
         if kind not in REPORT_FORMATS:
             raise OptionError(
-                f"{given.source}: {kind!r} is not a report format; "
+                f"{given.where}: {kind!r} is not a report format; "
                 f"available: {', '.join(REPORT_FORMATS)}"
             )
         if path:
-            targets[kind] = (given.base / Path(path).expanduser()).resolve()
+            targets[kind] = _path(replace(given, value=path))
         if targets[kind].is_dir():
-            raise OptionError(f"{given.source}: {path or targets[kind].name} is a folder")
+            raise OptionError(
+                f"{given.where}: {shown_path(targets[kind])} is a folder; name a file in it, "
+                f"as in {kind}:{targets[kind].name}/report.{kind}"
+            )
     # The JSON report is the verdict file: it is always written, whatever else is asked for.
     asked = {"json", *(text.partition(":")[0] for text in _as_list(given))}
-    return tuple((kind, path) for kind, path in targets.items() if kind in asked)
+    reports = tuple((kind, path) for kind, path in targets.items() if kind in asked)
+    if len({path for _, path in reports}) < len(reports):
+        raise OptionError(f"{given.where}: two reports cannot be written to the same file")
+    return reports
 
 
 def _is_offline(environ: Mapping[str, str]) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,11 +80,7 @@ class Controller:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> object:
         """Decide, write, and make the exit code agree with the verdict."""
-        self._result = self._judge()
-        try:
-            self._write(self._result)
-        except (MemscanError, OSError) as error:
-            self._trouble = f"memscan: the reports could not be written: {error}"
+        self._result = self._write(self._judge())
         if self._is_red(self._result) and session.exitstatus in (
             pytest.ExitCode.OK,
             pytest.ExitCode.NO_TESTS_COLLECTED,
@@ -101,13 +100,15 @@ class Controller:
         width = terminalreporter._tw.fullwidth  # no public way to the width
         *lines, verdict = summary_lines(self._result, verbosity=verbosity, width=width)
         if verbosity >= 0:
+            terminalreporter.ensure_newline()
             terminalreporter.section("memscan summary")
         for line in lines + (self._written if verbosity >= 0 else []):
             terminalreporter.write_line(line)
         if self._trouble:
-            terminalreporter.write_line(self._trouble, red=True)
+            terminalreporter.write_line(f"memscan: {self._trouble}", red=True)
         colour = {Verdict.PASS: "green", Verdict.NOT_RUN: "yellow"}.get(self._result.verdict, "red")
-        if self._result.verdict is Verdict.NOT_RUN and not self._is_red(self._result):
+        asked = config.option.collectonly or self._is_red(self._result)
+        if self._result.verdict is Verdict.NOT_RUN and not asked:
             verdict += "; --memscan-strict makes this a failure"
         terminalreporter.write_line(verdict, **{colour: True, "bold": True})
 
@@ -144,14 +145,21 @@ class Controller:
             return False
         return self._settings.strict or bool(self._selected - set(self._outcomes))
 
-    def _write(self, result: RunResult) -> None:
+    def _write(self, result: RunResult) -> RunResult:
+        """Write the reports and return what was written: without its evidence, no pass."""
         from pytest_memscan.reports.json import to_json, write_text_atomically
 
         # The verdict file is replaced last, so that a pass is never there before its evidence.
-        for kind, path in sorted(self._settings.reports, reverse=True):
-            text = to_json(result) if kind == "json" else self._html(result)
-            write_text_atomically(path, text)
-            self._written.append(f"{kind} report: {shown_path(path)}")
+        for kind, path in sorted(self._settings.reports, key=lambda report: report[0] == "json"):
+            try:
+                text = to_json(result) if kind == "json" else self._html(result)
+                write_text_atomically(path, text)
+                self._written.append(f"{kind} report: {shown_path(path)}")
+            except (MemscanError, OSError) as error:
+                self._trouble = f"the {kind} report could not be written: {error}"
+                if result.verdict is Verdict.PASS:
+                    result = replace(result, verdict=Verdict.ERROR, sentence=self._trouble)
+        return result
 
     def _html(self, result: RunResult) -> str:
         from pytest_memscan.reports.html import to_html
@@ -159,25 +167,37 @@ class Controller:
         return to_html(result, self._session.pairs(), images=self._settings.images)
 
 
-def write_not_run(settings: Config, reason: str) -> None:
+def write_not_run(reports: Sequence[tuple[str, Path]], checkpoint: str, reason: str) -> None:
     """Write the verdict file before anything runs: whatever happens, it never says pass.
 
+    Args:
+        reports: Format and path; only the JSON report is written, an older HTML one removed.
+        checkpoint: As people name it.
+        reason: Why nothing was run, should nothing come after.
+
     Raises:
-        OptionError: It cannot be written.
+        OptionError: One of them cannot be written.
     """
     from pytest_memscan.errors import OptionError
     from pytest_memscan.reports.json import not_run_report, to_json, write_text_atomically
 
-    path = dict(settings.reports)["json"]
-    try:
-        write_text_atomically(path, to_json(not_run_report(settings.label, reason)))
-        if path.parent.name == ".memscan":
-            (path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
-    except (MemscanError, OSError) as error:
-        raise OptionError(
-            f"the report {shown_path(path)} cannot be written ({error}); choose another place "
-            "with --memscan-report json:PATH"
-        ) from None
+    for kind, path in reports:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+            if path.parent.name == ".memscan":
+                (path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+            if kind == "json":
+                write_text_atomically(path, to_json(not_run_report(checkpoint, reason)))
+            else:
+                path.unlink(missing_ok=True)
+        except (MemscanError, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise OptionError(
+                f"the report {shown_path(path)} cannot be written ({why}); choose another place "
+                f"with --memscan-report {kind}:PATH"
+            ) from None
 
 
 def _name(settings: Config, scan: ScanResult | None) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import pytest
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_memscan.results import Estimate, Finding, ScanResult
     from pytest_memscan.session import Session
 
+T = TypeVar("T")
 LevelName = Literal["low", "mid", "high", "confirmed"]
 
 
@@ -67,6 +69,7 @@ class Memscan:
             MemscanError: The scan could not be done, or did not see everything it should have,
                 so that no assertion about it would mean anything.
         """
+        __tracebackhide__ = True
         from pytest_memscan.gate import judge_coverage
         from pytest_memscan.results import Verdict
 
@@ -77,6 +80,17 @@ class Memscan:
         if verdict is not Verdict.PASS:
             raise MemscanError(f"memscan: {verdict}: {sentence}")
         return CarliniResult(outcome.scan)
+
+
+def _shortly(request: pytest.FixtureRequest, read: Callable[[Session], T]) -> T:
+    """What ``read`` returns; its error without our own frames, which would only hide the test."""
+    __tracebackhide__ = True
+    session = _session(request)
+    try:
+        return read(session)
+    except MemscanError as error:
+        failure = type(error)(f"memscan: error: {error}")
+    raise failure
 
 
 def _session(request: pytest.FixtureRequest) -> Session:
@@ -96,13 +110,13 @@ def memscan(request: pytest.FixtureRequest) -> Memscan:
 @pytest.fixture(scope="session")
 def memscan_checkpoint(request: pytest.FixtureRequest) -> ResolvedCheckpoint:
     """The checkpoint on disk, vetted."""
-    return _session(request).checkpoint
+    return _shortly(request, lambda session: session.checkpoint)
 
 
 @pytest.fixture(scope="session")
 def memscan_train_data(request: pytest.FixtureRequest) -> ImageSet:
     """The training images at the checkpoint's size."""
-    return _session(request).train_data
+    return _shortly(request, lambda session: session.train_data)
 
 
 @pytest.fixture(scope="session")

@@ -66,21 +66,21 @@ def _threshold_sentence(
         if verdict is Verdict.INCONCLUSIVE:
             return f"{seen}, but chance alone explains that many ({expected:.2g} expected)"
         limit = "within" if verdict is Verdict.PASS else "over"
-        return f"{seen}, {limit} the limit of {threshold.limit:g}"
+        return f"{seen}, {limit} the limit of {threshold.limit:.12g}"
     measured = (
         f"{threshold.metric} is {estimate.value:.3%} "
         f"[{estimate.lower:.3%}, {estimate.upper:.3%}] of {estimate.num_trials} images"
     )
     if verdict is not Verdict.INCONCLUSIVE:
         limit = "within" if verdict is Verdict.PASS else "over"
-        return f"{measured}, {limit} the limit of {threshold.limit:g}"
+        return f"{measured}, {limit} the limit of {threshold.limit:.12g}"
     needed = trials_to_settle(estimate.value, threshold.limit)
     remedy = (
         "no number of images would settle it"
         if needed is None
         else (f"about {needed} images would settle it (--memscan-budget {needed}img)")
     )
-    return f"{measured}, on both sides of the limit of {threshold.limit:g}; {remedy}"
+    return f"{measured}, on both sides of the limit of {threshold.limit:.12g}; {remedy}"
 
 
 def judge_scan(scan: ScanResult, thresholds: Sequence[Threshold]) -> CheckOutcome:
@@ -129,6 +129,12 @@ def judge_coverage(coverage: Coverage) -> tuple[Verdict, str]:
             Verdict.ERROR if broken else Verdict.INCONCLUSIVE,
             f"{num_invalid} of {coverage.planned} generated images cannot be judged ({reasons}); "
             "check the checkpoint, or try --memscan-dtype float32",
+        )
+    if not coverage.valid or not coverage.train_used:
+        return (
+            Verdict.ERROR,
+            f"{coverage.valid} generated images were compared with {coverage.train_used} training "
+            "images; a comparison with nothing cannot pass",
         )
     if coverage.generated < coverage.planned:
         return (

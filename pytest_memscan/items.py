@@ -7,23 +7,33 @@ xdist too; `controller.Controller` turns the outcomes into the verdict.
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_memscan.config import Config, resolve_config
-from pytest_memscan.errors import MemscanError, OptionError
+from pytest_memscan.config import (
+    INI_KEYS,
+    Config,
+    checkpoint_label,
+    json_report_path,
+    resolve_config,
+)
+from pytest_memscan.errors import MemscanError, OptionError, shown_path
 from pytest_memscan.progress import console_progress
+from pytest_memscan.reports.text import sentence_lines
 from pytest_memscan.results import CheckOutcome, Verdict
 from pytest_memscan.session import CHECKS, Session, default_cache_dir_is_writable
 
 SESSION: pytest.StashKey[Session] = pytest.StashKey()
 _OUTCOME: pytest.StashKey[CheckOutcome] = pytest.StashKey()
 FILE_NAME = "memscan"
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 SETTINGS = [
     "train_data",
     "holdout",
@@ -68,27 +78,30 @@ class MemscanItem(pytest.Item):
 
     def setup(self) -> None:
         """Do the work, so that what could not be checked is an error and never a failure."""
-        outcome = self.config.stash[SESSION].check(self.name)
+        session = self.config.stash[SESSION]
+        outcome = session.check(self.name)
         self.stash[_OUTCOME] = outcome
         self.user_properties += list(_properties(outcome))
+        if self.name in session.crashes:
+            raise session.crashes[self.name]
         if outcome.verdict in (Verdict.ERROR, Verdict.NOT_RUN):
-            raise GateError(f"memscan: {outcome.verdict}: {outcome.sentence}")
+            raise GateError(_message(outcome))
 
     def runtest(self) -> None:
         """Pass, or say what was measured."""
         outcome = self.stash[_OUTCOME]
         if outcome.verdict is not Verdict.PASS:
-            raise GateError(f"memscan: {outcome.verdict}: {outcome.sentence}")
+            raise GateError(_message(outcome))
 
     def repr_failure(
         self,
         excinfo: pytest.ExceptionInfo[BaseException],
         style: Any = None,
     ) -> Any:
-        """The sentence alone; a traceback only for what nobody expected."""
+        """The sentence alone; a traceback only for what nobody expected, without locals."""
         if isinstance(excinfo.value, GateError):
             return str(excinfo.value)
-        return super().repr_failure(excinfo, style=style)
+        return excinfo.getrepr(style="short", showlocals=False)
 
     def reportinfo(self) -> tuple[Any, int | None, str]:
         """Where the item is, for headlines; pytest needs a line to say why an item is skipped."""
@@ -111,10 +124,14 @@ class Collection:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
-        self, item: pytest.Item
+        self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Let the outcome travel with the report, as text, since workers can only send text."""
         report = yield
+        if isinstance(item, MemscanItem) and report.failed and call.excinfo is not None:
+            # For an error in setup pytest shows its own frames instead of asking the item.
+            report.longrepr = item.repr_failure(call.excinfo)
+        keep_private(report, item.config)
         outcome = item.stash.get(_OUTCOME, None)
         if outcome is not None:
             from pytest_memscan.reports.json import dump
@@ -140,6 +157,24 @@ class FileCollection:
         return pytest.CollectReport(collector.nodeid, "passed", None, list(collector.collect()))
 
 
+def keep_private(report: pytest.TestReport, config: pytest.Config) -> None:
+    """Take tokens, and where the training images are, out of what a failure shows."""
+    settings = config.stash[SESSION].config
+    private = {os.environ.get(name, ""): "(token)" for name in TOKENS}
+    for path in (settings.train_data, settings.holdout, settings.cache_dir):
+        private |= {"": ""} if path is None else {str(path): shown_path(path)}
+
+    def hide(text: str) -> str:
+        # The longest first: one folder may lie in another.
+        for secret in sorted(filter(None, private), key=len, reverse=True):
+            text = text.replace(secret, private[secret])
+        return text
+
+    if report.failed and (text := str(report.longrepr)) != hide(text):
+        report.longrepr = hide(text)
+    report.sections = [(name, hide(text)) for name, text in report.sections]
+
+
 def activate(config: pytest.Config) -> None:
     """Check everything that can be checked now, and add the gate to this run.
 
@@ -150,15 +185,18 @@ def activate(config: pytest.Config) -> None:
     workerinput = getattr(config, "workerinput", None)
     is_worker = workerinput is not None
     session_id = workerinput["memscan_session"] if workerinput else uuid.uuid4().hex
-    option.memscan_selected = _take_gate_ids(config)
-    if option.memscan_only:
-        config.args[:] = []
     try:
+        option.memscan_selected = _take_gate_ids(config)
         settings = _settings(config)
         if not is_worker:
             _check_inputs(settings, config)
     except MemscanError as error:
-        raise pytest.UsageError(f"memscan: {error}") from None
+        text = " ".join(sentence_lines(str(error)))
+        if not is_worker:
+            _replace_verdict(config, text)
+        raise pytest.UsageError(f"memscan: {text}") from None
+    if option.memscan_only:
+        config.args[:] = []
     session = Session(
         config=settings,
         session_id=session_id,
@@ -174,16 +212,26 @@ def activate(config: pytest.Config) -> None:
 
 
 def _settings(config: pytest.Config) -> Config:
+    return resolve_config(**_given(config))
+
+
+def _given(config: pytest.Config) -> dict[str, Any]:
     values = {name: getattr(config.option, f"memscan_{name}") for name in SETTINGS}
-    return resolve_config(
-        {"model": config.option.memscan, **values},
-        ini={
-            name: config.getini(f"memscan_{name}")
-            for name in ("fail", "report", "cache_dir", "strict")
-        },
-        rootdir=_home(config),
-        invocation_dir=config.invocation_params.dir,
-    )
+    return {
+        "options": {"model": config.option.memscan, **values},
+        "ini": {name: config.getini(f"memscan_{name}") for name in INI_KEYS},
+        "rootdir": _home(config),
+        "invocation_dir": config.invocation_params.dir,
+    }
+
+
+def _replace_verdict(config: pytest.Config, reason: str) -> None:
+    """A pass of an earlier run must not outlive one that could not start."""
+    from pytest_memscan.controller import write_not_run
+
+    path = json_report_path(**_given(config))
+    with suppress(OptionError):  # said already, or less important than what was wrong first
+        write_not_run((("json", path),), checkpoint_label(config.option.memscan), reason)
 
 
 def _home(config: pytest.Config) -> Path:
@@ -202,7 +250,7 @@ def _check_inputs(settings: Config, config: pytest.Config) -> None:
     from pytest_memscan.checkpoints.resolve import check_spec
     from pytest_memscan.controller import write_not_run
 
-    write_not_run(settings, "the run did not get to its end")
+    write_not_run(settings.reports, settings.label, "the run did not get to its end")
     check_spec(settings.model)
     if config.option.collectonly:
         return
@@ -229,16 +277,25 @@ def _check_train_data(settings: Config) -> None:
 def _take_gate_ids(config: pytest.Config) -> list[str]:
     """Remove ``memscan::carlini`` and the like from the arguments and return their names."""
     names: list[str] = []
-    for argument in [arg for arg in config.args if arg.partition("::")[0] == FILE_NAME]:
-        name = argument.partition("::")[2]
-        if not name and (config.invocation_params.dir / FILE_NAME).exists():
+    started_in, file = config.invocation_params.dir, config.rootpath / FILE_NAME
+    for argument in list(config.args):
+        path, _, name = argument.partition("::")
+        # pytest prints ids relative to where it was started: ../memscan::carlini
+        if path != FILE_NAME and os.path.normpath(started_in / path) != str(file):
+            continue
+        if not name and (started_in / path).exists():
             continue
         if name and name not in CHECKS:
             known = ", ".join(f"{FILE_NAME}::{check}" for check in CHECKS)
-            raise pytest.UsageError(f"memscan: there is no {argument}; there are {known}")
+            raise OptionError(f"there is no {argument}; there are {known}")
         names += [name] if name else CHECKS
         config.args.remove(argument)
-    return names
+    return list(dict.fromkeys(names))
+
+
+def _message(outcome: CheckOutcome) -> str:
+    """The verdict and its sentence; names of files in it cannot steer a terminal or a CI log."""
+    return f"memscan: {outcome.verdict}: " + "\n".join(sentence_lines(outcome.sentence))
 
 
 def _properties(outcome: CheckOutcome) -> Iterable[tuple[str, str | float]]:

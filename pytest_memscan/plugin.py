@@ -96,5 +96,18 @@ def pytest_configure(config: pytest.Config) -> None:
     activate(config)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Refuse arguments of the marker, which takes none: nobody would ever read them."""
+    for marker in metafunc.definition.iter_markers("memscan"):
+        given = [*map(repr, marker.args), *(f"{k}={v!r}" for k, v in marker.kwargs.items())]
+        if given:
+            # Not a UsageError: in an xdist worker that is an internal error.
+            pytest.fail(
+                f"{metafunc.definition.nodeid}: @pytest.mark.memscan takes no arguments, got "
+                f"{', '.join(given)}; settings are options such as --memscan-budget",
+                pytrace=False,
+            )
+
+
 def _dest(name: str) -> str:
     return "memscan_" + name.replace("-", "_")

@@ -16,6 +16,7 @@ RATES = {
     **{f"ams_{level}": f"AMS at level {level} and closer" for level in ("low", "mid", "high")},
     **{f"ums_{level}": f"UMS at level {level} and closer" for level in ("low", "mid", "high")},
 }
+MIN_RATE = 1e-9  # showing it takes 3 billion images, and a plan has room for 2**32
 COUNTS = {"extracted": "distinct training images confirmed as copied"}
 DEFAULT_POLICY = ("extracted <= 0", "leak_rate <= 0.01")
 
@@ -37,7 +38,7 @@ class Threshold:
     @property
     def expression(self) -> str:
         """As people write it: ``extracted <= 0``."""
-        return f"{self.metric} {self.operator} {self.limit:g}"
+        return f"{self.metric} {self.operator} {self.limit:.12g}"
 
     def holds(self, value: float) -> bool:
         """Whether ``value`` is within the limit."""
@@ -54,7 +55,7 @@ def parse_threshold(text: str, source: str = "default") -> Threshold:
         >>> parse_threshold("extracted <= 0").holds(0)
         True
     """
-    match = re.fullmatch(r"\s*(\w+)\s*(<=|<)\s*([-+.\w%]+)\s*", text)
+    match = re.fullmatch(r"\s*(\w+)\s*(<=|<)\s*([-+.\w% ]+?)\s*", text)
     if match is None:
         raise OptionError(
             f'{source}: {text!r} is not a threshold; write METRIC <= LIMIT, as in "extracted <= 0"'
@@ -82,6 +83,8 @@ def _check_limit(threshold: Threshold, text: str) -> None:
             raise OptionError(
                 f'{where}: a count needs a whole-number limit, as in "extracted <= 0"'
             )
+    elif 0 < limit < MIN_RATE:
+        raise OptionError(f"{where}: no scan can show a rate below {MIN_RATE:g}")
     elif not 0 < limit < 1:
         raise OptionError(
             f"{where}: a rate needs a limit between 0 and 1; no number of images can show that a "
@@ -100,9 +103,15 @@ def check_can_be_shown(threshold: Threshold, *, num_images: int) -> None:
     needed = required_trials(threshold.limit, confidence=CONFIDENCE)
     if needed <= num_images:
         return
-    reach = excluded_rate(num_images, confidence=CONFIDENCE)
+    reach = _rounded_up(excluded_rate(num_images, confidence=CONFIDENCE))
     raise OptionError(
         f'{threshold.source}: "{threshold.expression}" cannot be shown with {num_images} images: '
-        f"even with no copy at all the rate could be {reach:.2g}. Plan at least {needed} "
-        f"(--memscan-budget {needed}img), or raise the limit above {reach:.2g}"
+        f"even with no copy at all the rate could be {reach:g}. Plan at least {needed} "
+        f"(--memscan-budget {needed}img), or raise the limit to {reach:g}"
     )
+
+
+def _rounded_up(rate: float) -> float:
+    """Two digits, so that a limit of the rate shown can be shown too."""
+    step = 10.0 ** (math.floor(math.log10(rate)) - 1)
+    return min(math.ceil(rate / step) * step, math.nextafter(1, 0))

@@ -29,6 +29,7 @@ def console_progress(config: pytest.Config, title: str) -> Iterator[ProgressCall
     capture: Any = config.pluginmanager.get_plugin("capturemanager")
     with nullcontext() if capture is None else capture.global_and_fixture_disabled():
         if sys.stdout.isatty():
+            print()  # pytest's own line of dots is not finished
             yield from _bar(title)
         else:
             yield _Lines(title)
@@ -45,7 +46,7 @@ def _bar(title: str) -> Iterator[ProgressCallback]:
     )
 
     columns = (
-        TextColumn("\n{task.description}"),
+        TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(show_speed=False),
         MofNCompleteColumn(),
@@ -68,7 +69,8 @@ class _Lines:
 
     def __init__(self, title: str) -> None:
         self._title = title
-        self._started = self._last = time.monotonic()
+        self._started = time.monotonic()
+        self._last = -SECONDS_BETWEEN_LINES
 
     def __call__(self, progress: GenerationProgress) -> None:
         now = time.monotonic()
@@ -78,7 +80,8 @@ class _Lines:
         self._last = now
         left = _time_left(progress, self._started)
         text = f"{self._title}: {progress.done}/{progress.total} images"
-        print(f"\n{text}, {_rate(progress, self._started)}{left}", end="", flush=True)
+        end = "\n" if finished else ""
+        print(f"\n{text}, {_rate(progress, self._started)}{left}", end=end, flush=True)
 
 
 def _rate(progress: GenerationProgress, started: float) -> str:

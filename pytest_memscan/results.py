@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+FLAT_IMAGE = "one flat colour"  # a training image that cannot be matched, and has nothing to leak
 SCHEMA_VERSION = 1  # of the JSON report; raised when a field changes its meaning
 
 

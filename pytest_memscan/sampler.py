@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_memscan.errors import StoreError, shown_path
 from pytest_memscan.generation import (
     ALONE,
     PLANNED,
@@ -82,6 +83,11 @@ class Sampler:
             # Images that were lost or changed on disk are made again from the same rows.
             self._make(sample_ids, kind=kind)
             images = list(self.store.read(kind, sample_ids))
+        if len(images) < len(sample_ids):
+            raise StoreError(
+                f"generated images in {shown_path(self.store.folder)} change or vanish as soon as "
+                "they are written; choose another folder with --memscan-cache-dir"
+            )
         return images
 
     def _make(self, sample_ids: Sequence[int], *, kind: str) -> None:

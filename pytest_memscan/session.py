@@ -9,9 +9,10 @@ from __future__ import annotations
 import platform
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_memscan.sampler import Sampler
     from pytest_memscan.store import ImageStore
 
+SECONDS_LEFT_BEHIND = 2 * 24 * 3600
 CHECKS = ("integrity", "carlini", "status")
 ProgressDisplay = Callable[[str], AbstractContextManager["ProgressCallback"]]
 
@@ -50,11 +52,13 @@ class Session:
         config: What the user asked for.
         session_id: Shared by the controller and the workers of one pytest run.
         progress: Shows generation; given a title, returns a context with a callback.
+        crashes: Errors of ours rather than the user's, by check.
     """
 
     config: Config
     session_id: str
     progress: ProgressDisplay = _silent
+    crashes: dict[str, Exception] = field(default_factory=dict)
     _outcomes: dict[str, CheckOutcome] = field(default_factory=dict)
     _pipelines: dict[str, Pipeline] = field(default_factory=dict)
 
@@ -75,14 +79,17 @@ class Session:
                 with _third_party_warnings_kept_out():
                     self._outcomes[name] = self._run(name)
             except MemscanError as error:
-                self._outcomes[name] = CheckOutcome(
-                    name=name, verdict=Verdict.ERROR, sentence=str(error)
+                self._outcomes[name] = _error(name, str(error))
+            except Exception as error:  # shown with its traceback by the item
+                self.crashes[name] = error
+                self._outcomes[name] = _error(
+                    name, f"unexpected {type(error).__name__}; please report it with its traceback"
                 )
         return self._outcomes[name]
 
     def _run(self, name: str) -> CheckOutcome:
         if name == "integrity":
-            self._load("float32" if self.config.dtype == "float32" else self.config.dtype)
+            self._load(self.config.dtype)
             return judge_integrity(verify(self.checkpoint.folder))
         if name == "carlini":
             return judge_scan(self.carlini, self.config.thresholds)
@@ -166,8 +173,12 @@ class Session:
         return load_pairs(self.work_dir / "pairs")
 
     def close(self) -> None:
-        """Remove what only this run needed."""
+        """Remove what only this run needed, and what killed runs left behind days ago."""
         shutil.rmtree(self.work_dir, ignore_errors=True)
+        for left_behind in self.work_dir.parent.glob("*"):
+            with suppress(OSError):
+                if time.time() - left_behind.stat().st_mtime > SECONDS_LEFT_BEHIND:
+                    shutil.rmtree(left_behind, ignore_errors=True)
 
     def _scan(self) -> ScanResult:
         from pytest_memscan.reports.pairs import save_pairs
@@ -256,6 +267,12 @@ class Session:
         import torch
 
         pipeline = self._load(self.config.dtype)
+        num_timesteps = pipeline.scheduler.config.num_train_timesteps
+        if self.config.steps > num_timesteps:
+            raise OptionError(
+                f"--memscan-steps {self.config.steps}: the checkpoint was trained with "
+                f"{num_timesteps} timesteps; ask for at most that many"
+            )
         device = self.device.partition(":")[0]
         return {
             "files": verify(self.checkpoint.folder).files,
@@ -297,6 +314,10 @@ class Session:
             **spec,
             "pytest-memscan": version("pytest-memscan"),
         }
+
+
+def _error(name: str, sentence: str) -> CheckOutcome:
+    return CheckOutcome(name=name, verdict=Verdict.ERROR, sentence=sentence)
 
 
 def versions() -> dict[str, str]:

@@ -13,9 +13,10 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -24,6 +25,7 @@ from PIL import Image
 
 from pytest_memscan.errors import StoreError, shown_path
 
+_GOES_ON = "what was committed is kept, and the same command goes on from there"
 _SCHEMA = """
 create table if not exists images (
     kind text not null, sample_id integer not null, seed integer not null,
@@ -56,39 +58,31 @@ def exclusive(folder: Path, *, session: str) -> Iterator[None]:
     Raises:
         StoreError: Another session is using the folder.
     """
-    with _as_store_error(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        ours = FileLock(folder / f"{session}.lock")  # our own workers queue up here
-        ours.acquire()
-    try:
-        with _as_store_error(folder):
-            lock = FileLock(folder / "lock", timeout=0)
-            lock.acquire()
-        try:
-            for left_behind in set(folder.glob("*.lock")) - {Path(ours.lock_file)}:
-                left_behind.unlink(missing_ok=True)
-            yield
-        finally:
-            lock.release()
-    except Timeout:
-        raise StoreError(
-            "another memscan run is using the same generated images. Wait for it to end, or "
-            "give this run its own with --memscan-cache-dir DIR or --memscan-no-cache"
-        ) from None
-    finally:
-        ours.release()
+    with ExitStack() as held:
+        with _explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            ours = folder / f"{session}.lock"  # the workers of one session queue up here
+            held.enter_context(FileLock(ours))
+            try:
+                held.enter_context(FileLock(folder / "lock", timeout=0))
+            except Timeout:
+                raise StoreError(
+                    "another memscan run is using the same generated images. Wait for it to end, "
+                    "or give this run its own with --memscan-cache-dir DIR or --memscan-no-cache"
+                ) from None
+            for left_behind in set(folder.glob("*.lock")) - {ours}:
+                with suppress(OSError):
+                    left_behind.unlink()
+        yield
 
 
 @contextmanager
-def _as_store_error(
-    folder: Path,
-    remedy: str = "delete that folder, or choose another with --memscan-cache-dir",
+def _explained(
+    folder: Path, remedy: str = "delete that folder, or choose another with --memscan-cache-dir"
 ) -> Iterator[None]:
-    """Say what is wrong with a folder without saying where on this machine it is."""
+    """What is wrong with a folder, without where on this machine it is."""
     try:
         yield
-    except Timeout:
-        raise
     except (sqlite3.Error, OSError) as error:
         cause = error.strerror if isinstance(error, OSError) else error
         raise StoreError(
@@ -110,22 +104,23 @@ class ImageStore:
     def __init__(self, folder: Path, *, spec: Mapping[str, object]) -> None:
         self.folder = folder
         self.damaged = 0  # images found missing or changed, and forgotten
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(folder / "images.sqlite")
-            self._database.executescript(_SCHEMA)
-            kept = self.note("spec")
-            if kept is None:
-                self.set_note("spec", json.dumps(spec, sort_keys=True))
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(
-                f"the generated images in {shown_path(folder)} cannot be used ({error}); "
-                "delete that folder, or choose another with --memscan-cache-dir"
-            ) from None
-        if kept is not None and kept != json.dumps(spec, sort_keys=True):
-            raise StoreError(
-                f"{shown_path(folder)} holds images of another recipe; delete that folder"
-            )
+        wanted = json.dumps(spec, sort_keys=True)
+        with ExitStack() as opened:
+            with _explained(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                self._database = sqlite3.connect(folder / "images.sqlite")
+                opened.callback(self._database.close)
+                (health,) = self._database.execute("pragma integrity_check(1)").fetchone()
+                if health != "ok":
+                    raise sqlite3.DatabaseError("the database is damaged")
+                self._database.executescript(_SCHEMA)
+            if self.note("spec") is None:
+                self.set_note("spec", wanted)
+            if self.note("spec") != wanted:
+                raise StoreError(
+                    f"{shown_path(folder)} holds images of another recipe; delete that folder"
+                )
+            opened.pop_all()
 
     def close(self) -> None:
         """Close the database; committed images stay."""
@@ -133,18 +128,17 @@ class ImageStore:
 
     def note(self, name: str) -> str | None:
         """A remembered text, or None."""
-        row = self._database.execute("select value from notes where name = ?", (name,)).fetchone()
-        return None if row is None else str(row[0])
+        rows = self._rows("select value from notes where name = ?", name)
+        return str(rows[0][0]) if rows else None
 
     def set_note(self, name: str, value: str) -> None:
         """Remember a text."""
-        with self._database:
+        with self._writing():
             self._database.execute("insert or replace into notes values (?, ?)", (name, value))
 
     def ids(self, kind: str) -> set[int]:
         """Sample ids whose rows are committed."""
-        rows = self._database.execute("select sample_id from images where kind = ?", (kind,))
-        return {sample_id for (sample_id,) in rows}
+        return {row[0] for row in self._rows("select sample_id from images where kind = ?", kind)}
 
     def add(self, kind: str, images: Sequence[StoredImage]) -> None:
         """Write the images, then commit their rows in one transaction.
@@ -152,20 +146,13 @@ class ImageStore:
         Raises:
             StoreError: No space, or the folder is not writable.
         """
-        try:
+        with _explained(self.folder, _GOES_ON):
             rows = [
                 (kind, image.sample_id, image.seed, image.invalid, self._write(kind, image))
                 for image in images
             ]
-            with self._database:
-                self._database.executemany(
-                    "insert or replace into images values (?, ?, ?, ?, ?)", rows
-                )
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(
-                f"generated images cannot be written to {shown_path(self.folder)} ({error}); "
-                "what was committed is kept, and the same command goes on from there"
-            ) from None
+        with self._writing():
+            self._database.executemany("insert or replace into images values (?, ?, ?, ?, ?)", rows)
 
     def read(self, kind: str, sample_ids: Sequence[int]) -> Iterator[StoredImage]:
         """Stored images in the order asked for.
@@ -174,28 +161,39 @@ class ImageStore:
         counted in ``damaged``.
         """
         for sample_id in sample_ids:
-            row = self._database.execute(
+            rows = self._rows(
                 "select seed, invalid, sha256 from images where kind = ? and sample_id = ?",
-                (kind, sample_id),
-            ).fetchone()
-            if row is None:
+                kind,
+                sample_id,
+            )
+            if not rows:
                 continue
+            seed, invalid, sha256 = rows[0]
             content = self._content(kind, sample_id)
-            if hashlib.sha256(content).hexdigest() != row[2]:
+            if hashlib.sha256(content).hexdigest() != sha256:
                 self._forget(kind, sample_id)
                 continue
             with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
                 pixels = np.asarray(picture)
             yield StoredImage(
                 sample_id=sample_id,
-                seed=row[0],
-                invalid=row[1],
+                seed=seed,
+                invalid=invalid,
                 pixels=pixels.reshape(*pixels.shape[:2], -1),
             )
 
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with _explained(self.folder):
+            return self._database.execute(query, values).fetchall()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with _explained(self.folder, _GOES_ON), self._database:
+            yield
+
     def _forget(self, kind: str, sample_id: int) -> None:
         self.damaged += 1
-        with self._database:
+        with self._writing():
             self._database.execute(
                 "delete from images where kind = ? and sample_id = ?", (kind, sample_id)
             )

@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
+from pytest_memscan.results import FLAT_IMAGE
+
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 64 * 10**6
@@ -130,5 +132,5 @@ def _fit(image: Image.Image, shape: ImageShape) -> tuple[NDArray[np.uint8], bool
         image = ImageOps.fit(image, size, method=Image.Resampling.BILINEAR)
     pixels = np.asarray(image, dtype=np.uint8).reshape(shape.height, shape.width, shape.channels)
     if (pixels == pixels[0, 0]).all():
-        raise UnusableImageError("one flat colour")
+        raise UnusableImageError(FLAT_IMAGE)
     return pixels, resized

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from pytest_memscan.data.conversion import ImageShape, UnusableImageError, decode, read_file
 from pytest_memscan.errors import StoreError, TrainDataError, shown_path
+from pytest_memscan.results import FLAT_IMAGE
 
 READ_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
 UNREAD_SUFFIXES = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl", ".jp2")
-FLAT = "one flat colour"  # left out of matching, but hides nothing that could leak
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class ImageSet:
     @property
     def is_whole(self) -> bool:
         """Whether no file was lost that could have leaked."""
-        return not set(self.unusable) - {FLAT}
+        return not set(self.unusable) - {FLAT_IMAGE}
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -230,6 +230,8 @@ def _coverage_text(coverage: Coverage) -> str:
     unusable = {why: len(names) for why, names in coverage.train_unusable.items()}
     if coverage.invalid:
         text += f", invalid {_reasons(coverage.invalid.items())}"
+    if coverage.train_resized:
+        text += f", {coverage.train_resized} of them resized"
     if coverage.damaged:
         text += f", generated again {coverage.damaged}"
     if unusable:

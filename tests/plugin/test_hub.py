@@ -1,0 +1,62 @@
+"""`pytest --memscan org/name@rev` against a server that speaks the Hub's endpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from checkpoint_factory import save_tiny_checkpoint
+from hub_server import HubServer, files_of
+from pictures import smooth_images
+from PIL import Image
+
+from .conftest import Gate, read_report
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index, pixels in enumerate(smooth_images(40, size=8)):
+        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+    return folder
+
+
+def test_a_model_on_the_hub_is_scanned_by_its_commit(
+    gate: Gate,
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    images: Path,
+) -> None:
+    checkpoint = save_tiny_checkpoint(tmp_path / "model")
+    with HubServer.running() as hub:
+        commit = hub.add("org/model", files_of(checkpoint)).branches["main"]
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        options = (f"--memscan-train-data={images}", "--memscan-steps=2")
+        first = gate("org/model", *options, subprocess=True)
+    assert first.ret == pytest.ExitCode.OK
+    report = read_report(pytester.path)
+    assert report["checkpoint"] == f"org/model@{commit[:7]}"
+    assert commit in str(report)
+    # The Hub is gone; the commit is in the cache.
+    again = gate(f"org/model@{commit}", "--memscan-offline", *options, subprocess=True)
+    assert again.ret == pytest.ExitCode.OK
+
+
+def test_a_model_that_is_not_there_is_an_error_in_one_line(
+    gate: Gate,
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    images: Path,
+) -> None:
+    with HubServer.running() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        result = gate("org/nothing", f"--memscan-train-data={images}", subprocess=True)
+    result.assert_outcomes(errors=3)
+    result.stdout.fnmatch_lines(["memscan: error: *org/nothing*"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+    assert read_report(pytester.path)["verdict"] == "error"

@@ -1,0 +1,65 @@
+"""What a user gets from the wheel."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return zipfile.ZipFile(next(folder.glob("*.whl")))
+
+
+@pytest.mark.parametrize("name", ["leaky", "clean", "partial"])
+def test_the_wheel_carries_the_builtin_checkpoints(wheel: zipfile.ZipFile, name: str) -> None:
+    names = set(wheel.namelist())
+    home = f"pytest_memscan/builtin/{name}"
+    for file in (
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "train_images.safetensors",
+        "training.json",
+    ):
+        assert f"{home}/{file}" in names
+    weights = wheel.getinfo(f"{home}/unet/diffusion_pytorch_model.safetensors")
+    assert weights.file_size < 4_000_000
+
+
+def test_the_wheel_is_typed_and_holds_templates_and_no_start_up_hook(
+    wheel: zipfile.ZipFile,
+) -> None:
+    names = set(wheel.namelist())
+    assert "pytest_memscan/py.typed" in names
+    assert "pytest_memscan/reports/report.html.j2" in names
+    assert "pytest_memscan/reports/report.css" in names
+    assert not [name for name in names if name.endswith(".pth")]
+    assert not [name for name in names if name.startswith("tests")]
+
+
+def test_the_entry_point_and_marker_of_pytest_plugins_are_there(wheel: zipfile.ZipFile) -> None:
+    info = "pytest_memscan-0.1.0.dist-info"
+    entry_points = wheel.read(f"{info}/entry_points.txt").decode()
+    assert "memscan = pytest_memscan.plugin" in entry_points
+    assert "Framework :: Pytest" in wheel.read(f"{info}/METADATA").decode()
+
+
+def test_no_requirement_brings_torchvision(wheel: zipfile.ZipFile) -> None:
+    metadata = wheel.read("pytest_memscan-0.1.0.dist-info/METADATA").decode()
+    assert "torchvision" not in metadata
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pins = [line for line in constraints.splitlines() if line and not line.startswith("#")]
+    assert "torch==2.13.0" in pins
+    assert all("==" in line for line in pins)
+    assert not [line for line in pins if line.startswith(("torchvision", "nvidia", "triton"))]
