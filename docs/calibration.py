@@ -43,9 +43,10 @@ def row(images: np.ndarray, size: int, num_train: int, num_generated: int) -> st
     ratios = reference.neighbours(fresh).ratios[:, 0]
     controls = run_controls(reference, level_cut=HIGH, confirmed_cut=made.confirmed_cut)
     found = {each.name: f"{each.num_found}/{each.num_images}" for each in controls}
+    confirmed = f"{int((ratios <= made.confirmed_cut).sum())} of {len(fresh):,}"
     return (
         f"| {size} | {num_train:,} | {num_generated:,} | {(ratios <= HIGH).mean():.1%} | "
-        f"{made.confirmed_cut:.2f} | {int((ratios <= made.confirmed_cut).sum())} of {len(fresh):,} | "
+        f"{made.confirmed_cut:.2f} | {confirmed} | "
         f"{found['jpeg_confirmed']}, {found['crop_confirmed']} |"
     )
 

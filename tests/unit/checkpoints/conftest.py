@@ -67,6 +67,11 @@ class Hub:
         return message
 
 
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return save_tiny_checkpoint(tmp_path / "ckpt")
+
+
 @pytest.fixture(scope="module")
 def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files_of(save_tiny_checkpoint(tmp_path_factory.mktemp("hub") / "ckpt"))

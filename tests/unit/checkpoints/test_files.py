@@ -7,40 +7,17 @@ import os
 from pathlib import Path
 
 import pytest
-from checkpoint_factory import WEIGHTS, save_tiny_checkpoint
+from checkpoint_factory import WEIGHTS
 from safetensors.numpy import load_file, save_file
+from vetting import INDEX, SCHEDULER, UNET, refusal
 
 from pytest_memscan.checkpoints.verify import verify
-from pytest_memscan.errors import CheckpointError
-
-UNET = "unet/config.json"
-SCHEDULER = "scheduler/scheduler_config.json"
-INDEX = "model_index.json"
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    return save_tiny_checkpoint(tmp_path / "ckpt")
-
-
-def _edit(folder: Path, name: str, **changes: object) -> None:
-    path = folder / name
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-def _refusal(folder: Path) -> str:
-    with pytest.raises(CheckpointError) as raised:
-        verify(folder)
-    message = str(raised.value)
-    assert "\n" not in message
-    assert str(folder) not in message
-    return message
 
 
 @pytest.mark.parametrize("name", ["unet/my_unet.py", "scheduler/__init__.py", "unet/x.so"])
 def test_code_in_a_component_folder_is_refused(checkpoint: Path, name: str) -> None:
     (checkpoint / name).write_text("raise SystemExit")
-    message = _refusal(checkpoint)
+    message = refusal(checkpoint)
     assert name in message
     assert "is code in a component folder" in message
 
@@ -48,19 +25,19 @@ def test_code_in_a_component_folder_is_refused(checkpoint: Path, name: str) -> N
 @pytest.mark.parametrize("name", [INDEX, UNET, SCHEDULER, WEIGHTS])
 def test_a_missing_file_is_named(checkpoint: Path, name: str) -> None:
     (checkpoint / name).unlink()
-    assert f"{name} is missing" in _refusal(checkpoint)
+    assert f"{name} is missing" in refusal(checkpoint)
 
 
 def test_a_variant_alone_is_not_taken_for_the_weights(checkpoint: Path) -> None:
     (checkpoint / WEIGHTS).rename(checkpoint / "unet/diffusion_pytorch_model.fp16.safetensors")
-    message = _refusal(checkpoint)
+    message = refusal(checkpoint)
     assert "diffusion_pytorch_model.fp16.safetensors', a variant" in message
     assert "without variant=" in message
 
 
 def test_pickles_alone_are_refused(checkpoint: Path) -> None:
     (checkpoint / WEIGHTS).rename(checkpoint / "unet/diffusion_pytorch_model.bin")
-    assert "is a pickle, which can run code when loaded" in _refusal(checkpoint)
+    assert "is a pickle, which can run code when loaded" in refusal(checkpoint)
 
 
 def _shard(folder: Path, weight_map: dict[str, str] | None = None) -> dict[str, str]:
@@ -101,7 +78,7 @@ def test_a_sharded_checkpoint_is_vetted_shard_by_shard(checkpoint: Path) -> None
 )
 def test_a_shard_name_that_leaves_the_folder_is_refused(checkpoint: Path, name: str) -> None:
     _shard(checkpoint, {"conv_in.weight": name})
-    message = _refusal(checkpoint)
+    message = refusal(checkpoint)
     assert message.startswith(f"{WEIGHTS}.index.json: shard")
     assert "not a plain file name" in message
 
@@ -110,7 +87,7 @@ def test_a_shard_that_is_missing_is_named(checkpoint: Path) -> None:
     _shard(checkpoint)
     shard = "unet/diffusion_pytorch_model-00002-of-00002.safetensors"
     (checkpoint / shard).unlink()
-    assert f"{shard} is missing" in _refusal(checkpoint)
+    assert f"{shard} is missing" in refusal(checkpoint)
 
 
 def test_an_index_that_disagrees_with_its_shards_is_refused(checkpoint: Path) -> None:
@@ -118,17 +95,17 @@ def test_an_index_that_disagrees_with_its_shards_is_refused(checkpoint: Path) ->
     index = checkpoint / f"{WEIGHTS}.index.json"
     extra = {**truth, "conv_in.other": truth["conv_in.weight"]}
     index.write_text(json.dumps({"metadata": {}, "weight_map": extra}))
-    assert "'conv_in.other'" in _refusal(checkpoint)
+    assert "'conv_in.other'" in refusal(checkpoint)
     fewer = {key: shard for key, shard in truth.items() if key != "conv_in.weight"}
     index.write_text(json.dumps({"metadata": {}, "weight_map": fewer}))
-    assert "'conv_in.weight', which" in _refusal(checkpoint)
+    assert "'conv_in.weight', which" in refusal(checkpoint)
 
 
 def test_whole_and_sharded_weights_together_are_ambiguous(checkpoint: Path) -> None:
     whole = (checkpoint / WEIGHTS).read_bytes()
     _shard(checkpoint)
     (checkpoint / WEIGHTS).write_bytes(whole)
-    assert "both exist" in _refusal(checkpoint)
+    assert "both exist" in refusal(checkpoint)
 
 
 # --- links and special files --------------------------------------------------------------------
@@ -137,7 +114,7 @@ def test_whole_and_sharded_weights_together_are_ambiguous(checkpoint: Path) -> N
 def test_a_link_that_leaves_the_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     outside = (checkpoint / WEIGHTS).rename(tmp_path / "outside.safetensors")
     (checkpoint / WEIGHTS).symlink_to(outside)
-    assert f"{WEIGHTS} is a link to a file outside the checkpoint" in _refusal(checkpoint)
+    assert f"{WEIGHTS} is a link to a file outside the checkpoint" in refusal(checkpoint)
 
 
 def test_a_link_inside_the_checkpoint_is_accepted(checkpoint: Path) -> None:
@@ -151,7 +128,7 @@ def test_a_component_folder_that_is_a_link_outside_is_refused(
 ) -> None:
     outside = (checkpoint / "unet").rename(tmp_path / "outside")
     (checkpoint / "unet").symlink_to(outside)
-    assert "is a link to a file outside the checkpoint" in _refusal(checkpoint)
+    assert "is a link to a file outside the checkpoint" in refusal(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +139,7 @@ def test_a_link_to_nowhere_or_to_itself_is_refused(
 ) -> None:
     (checkpoint / WEIGHTS).unlink()
     (checkpoint / WEIGHTS).symlink_to(target)
-    assert words in _refusal(checkpoint)
+    assert words in refusal(checkpoint)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
@@ -170,4 +147,4 @@ def test_a_link_to_nowhere_or_to_itself_is_refused(
 def test_a_fifo_is_refused_without_waiting_for_a_writer(checkpoint: Path, name: str) -> None:
     (checkpoint / name).unlink()
     os.mkfifo(checkpoint / name)
-    assert f"{name} is not a regular file" in _refusal(checkpoint)
+    assert f"{name} is not a regular file" in refusal(checkpoint)

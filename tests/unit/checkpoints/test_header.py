@@ -9,37 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from checkpoint_factory import WEIGHTS, save_tiny_checkpoint
+from checkpoint_factory import WEIGHTS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from vetting import refusal
 
 from pytest_memscan.checkpoints.files import parse_json, shown
 from pytest_memscan.checkpoints.header import read_header
-from pytest_memscan.checkpoints.verify import verify
 from pytest_memscan.errors import CheckpointError
-
-UNET = "unet/config.json"
-SCHEDULER = "scheduler/scheduler_config.json"
-INDEX = "model_index.json"
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    return save_tiny_checkpoint(tmp_path / "ckpt")
-
-
-def _edit(folder: Path, name: str, **changes: object) -> None:
-    path = folder / name
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-def _refusal(folder: Path) -> str:
-    with pytest.raises(CheckpointError) as raised:
-        verify(folder)
-    message = str(raised.value)
-    assert "\n" not in message
-    assert str(folder) not in message
-    return message
 
 
 def _safetensors(header: object, data: bytes = b"") -> bytes:
@@ -93,7 +70,7 @@ def test_weights_that_are_not_sound_safetensors_are_refused_with_the_reason(
     checkpoint: Path, content: bytes, words: str
 ) -> None:
     (checkpoint / WEIGHTS).write_bytes(content)
-    message = _refusal(checkpoint)
+    message = refusal(checkpoint)
     assert message.startswith(WEIGHTS)
     assert words in message
 
@@ -101,7 +78,7 @@ def test_weights_that_are_not_sound_safetensors_are_refused_with_the_reason(
 def test_a_header_with_too_many_tensors_is_refused(checkpoint: Path) -> None:
     header = {f"{i}": _tensor(0, 0, [0]) for i in range(20_001)}
     (checkpoint / WEIGHTS).write_bytes(_safetensors(header))
-    assert "20,001 tensors, more than 20,000" in _refusal(checkpoint)
+    assert "20,001 tensors, more than 20,000" in refusal(checkpoint)
 
 
 def test_scalars_and_empty_tensors_are_sound() -> None:
@@ -112,7 +89,7 @@ def test_scalars_and_empty_tensors_are_sound() -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.one_of(st.binary(max_size=200), st.binary(max_size=200).map(_safetensors)))
-def test_any_bytes_give_a_header_or_a_one_line_refusal(data: bytes) -> None:
+def test_any_bytes_give_a_header_or_a_one_linerefusal(data: bytes) -> None:
     _parse_or_refuse(lambda: read_header(io.BytesIO(data), "w.safetensors"))
 
 
@@ -130,7 +107,7 @@ _JSON = st.recursive(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_JSON, st.binary(max_size=16))
-def test_any_header_gives_tensors_or_a_one_line_refusal(header: object, data: bytes) -> None:
+def test_any_header_gives_tensors_or_a_one_linerefusal(header: object, data: bytes) -> None:
     _parse_or_refuse(lambda: read_header(io.BytesIO(_safetensors(header, data)), "w.safetensors"))
     _parse_or_refuse(lambda: parse_json(json.dumps(header).encode(), "w.json"))
 

@@ -10,33 +10,9 @@ from pathlib import Path
 import pytest
 from checkpoint_factory import WEIGHTS, save_tiny_checkpoint
 from safetensors.numpy import load_file
+from vetting import INDEX, SCHEDULER, UNET, edit, refusal
 
 from pytest_memscan.checkpoints.verify import verify
-from pytest_memscan.errors import CheckpointError
-
-UNET = "unet/config.json"
-SCHEDULER = "scheduler/scheduler_config.json"
-INDEX = "model_index.json"
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    return save_tiny_checkpoint(tmp_path / "ckpt")
-
-
-def _edit(folder: Path, name: str, **changes: object) -> None:
-    path = folder / name
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-def _refusal(folder: Path) -> str:
-    with pytest.raises(CheckpointError) as raised:
-        verify(folder)
-    message = str(raised.value)
-    assert "\n" not in message
-    assert str(folder) not in message
-    return message
-
 
 # --- what is accepted ---------------------------------------------------------------------------
 
@@ -87,8 +63,8 @@ def test_a_hub_snapshot_of_links_into_its_blobs_is_accepted(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", [["module", "EvilPipeline"], None, 3])
 def test_a_pipeline_class_that_is_not_a_name_is_refused(checkpoint: Path, name: object) -> None:
-    _edit(checkpoint, INDEX, _class_name=name)
-    message = _refusal(checkpoint)
+    edit(checkpoint, INDEX, _class_name=name)
+    message = refusal(checkpoint)
     assert message.startswith(INDEX)
     assert "own code" in message
 
@@ -100,42 +76,42 @@ def test_a_pipeline_class_that_is_not_a_name_is_refused(checkpoint: Path, name: 
 def test_a_component_that_is_not_from_diffusers_is_refused(
     checkpoint: Path, origin: object
 ) -> None:
-    _edit(checkpoint, INDEX, unet=origin)
-    message = _refusal(checkpoint)
+    edit(checkpoint, INDEX, unet=origin)
+    message = refusal(checkpoint)
     assert "unet is" in message
     assert "own code is refused" in message
 
 
 def test_a_denoiser_of_another_class_is_refused_with_those_supported(checkpoint: Path) -> None:
-    _edit(checkpoint, INDEX, unet=["diffusers", "UNet2DConditionModel"])
-    assert "supported: UNet2DModel" in _refusal(checkpoint)
+    edit(checkpoint, INDEX, unet=["diffusers", "UNet2DConditionModel"])
+    assert "supported: UNet2DModel" in refusal(checkpoint)
 
 
 def test_an_unexpected_component_is_refused(checkpoint: Path) -> None:
-    _edit(checkpoint, INDEX, **{"../vae": ["diffusers", "AutoencoderKL"]})
-    assert "component '../vae' does not belong to an unconditional pipeline" in _refusal(checkpoint)
+    edit(checkpoint, INDEX, **{"../vae": ["diffusers", "AutoencoderKL"]})
+    assert "component '../vae' does not belong to an unconditional pipeline" in refusal(checkpoint)
 
 
 def test_a_missing_component_is_named(checkpoint: Path) -> None:
     index = json.loads((checkpoint / INDEX).read_text())
     del index["scheduler"]
     (checkpoint / INDEX).write_text(json.dumps(index))
-    assert "names no scheduler" in _refusal(checkpoint)
+    assert "names no scheduler" in refusal(checkpoint)
 
 
 @pytest.mark.parametrize("name", ["DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"])
 def test_a_scheduler_that_ignores_generators_is_refused_by_name(
     checkpoint: Path, name: str
 ) -> None:
-    _edit(checkpoint, INDEX, scheduler=["diffusers", name])
-    message = _refusal(checkpoint)
+    edit(checkpoint, INDEX, scheduler=["diffusers", name])
+    message = refusal(checkpoint)
     assert f"{name} ignores the random generators" in message
     assert "could not be repeated" in message
 
 
 def test_another_scheduler_is_refused_with_those_supported(checkpoint: Path) -> None:
-    _edit(checkpoint, INDEX, scheduler=["diffusers", "PNDMScheduler"])
-    assert "supported: DDPMScheduler, DDIMScheduler" in _refusal(checkpoint)
+    edit(checkpoint, INDEX, scheduler=["diffusers", "PNDMScheduler"])
+    assert "supported: DDPMScheduler, DDIMScheduler" in refusal(checkpoint)
 
 
 # --- JSON ---------------------------------------------------------------------------------------
@@ -165,7 +141,7 @@ def test_malformed_json_is_refused_with_the_file_and_the_reason(
     checkpoint: Path, name: str, content: bytes, words: str
 ) -> None:
     (checkpoint / name).write_bytes(content)
-    message = _refusal(checkpoint)
+    message = refusal(checkpoint)
     assert message.startswith(name)
     assert words in message
 
@@ -186,8 +162,8 @@ def test_keys_that_ask_to_run_code_are_refused_at_any_depth(
     checkpoint: Path, name: str, key: str
 ) -> None:
     for value in ({key: True}, {"_x": {"y": [{key: "z"}]}}):
-        _edit(checkpoint, name, **value)
-        message = _refusal(checkpoint)
+        edit(checkpoint, name, **value)
+        message = refusal(checkpoint)
         assert message.startswith(f"{name} holds the key '{key}'")
         assert "run its own code" in message
         path = checkpoint / name
@@ -225,8 +201,8 @@ def test_keys_that_ask_to_run_code_are_refused_at_any_depth(
 def test_a_denoiser_that_makes_no_sense_is_refused_before_it_is_built(
     checkpoint: Path, changes: dict[str, object], words: str
 ) -> None:
-    _edit(checkpoint, UNET, **changes)
-    message = _refusal(checkpoint)
+    edit(checkpoint, UNET, **changes)
+    message = refusal(checkpoint)
     assert message.startswith(UNET)
     assert words in message
 
@@ -249,7 +225,7 @@ def test_a_denoiser_that_makes_no_sense_is_refused_before_it_is_built(
 def test_a_noise_schedule_that_ddim_would_change_is_refused(
     checkpoint: Path, changes: dict[str, object], words: str
 ) -> None:
-    _edit(checkpoint, SCHEDULER, **changes)
-    message = _refusal(checkpoint)
+    edit(checkpoint, SCHEDULER, **changes)
+    message = refusal(checkpoint)
     assert message.startswith(SCHEDULER)
     assert words in message
