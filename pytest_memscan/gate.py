@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from pytest_memscan.policy import Threshold
 from pytest_memscan.results import (
+    FLAT_IMAGE,
     CheckOutcome,
     Coverage,
     Estimate,
@@ -142,7 +143,9 @@ def judge_coverage(coverage: Coverage) -> tuple[Verdict, str]:
             f"only {coverage.generated} of {coverage.planned} planned images were generated",
         )
     # A flat training image shows nothing that could leak; any other lost file might.
-    lost = {why: names for why, names in coverage.train_unusable.items() if "flat" not in why}
+    lost = {
+        why: names for why, names in coverage.train_unusable.items() if not why.endswith(FLAT_IMAGE)
+    }
     if lost:
         reasons = "; ".join(
             f"{len(names)} {why} ({', '.join(names[:3])}{' ...' if names[3:] else ''})"
