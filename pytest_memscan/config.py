@@ -1,34 +1,45 @@
 """What the user asked for, where each value came from, and what is wrong with it.
 
 Precedence: command line > ``memscan.toml`` or ``[tool.memscan]`` > pytest ini > default.
-Only the standard library is imported, since this runs at the start of every memscan session.
+Nothing heavy is imported, since this runs at the start of every memscan session.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pytest_memscan.errors import OptionError, shown_path
 from pytest_memscan.policy import DEFAULT_POLICY, Threshold, check_can_be_shown, parse_threshold
+from pytest_memscan.settings import (
+    DEFAULT_IMAGES,
+    DTYPES,
+    IMAGE_MODES,
+    SCANS,
+    Budget,
+    Given,
+    ImageMode,
+    default_reports,
+    parse_boolean,
+    parse_budget,
+    parse_device,
+    parse_integer,
+    parse_one_of,
+    parse_path,
+    parse_reports,
+    parse_scans,
+    parse_thresholds,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-SCANS = ("carlini",)
-REPORT_FORMATS = ("json", "html")
-DTYPES = ("float32", "bfloat16", "float16")
-ImageMode = Literal["none", "blurred", "clear"]
-IMAGE_MODES = ("none", "blurred", "clear")
-DEFAULT_IMAGES = 320  # enough to exclude a leak rate of 1 % (299), with some to spare
-MAX_HOURS = 1000
 TOML_KEYS = [
     "train_data",
     "holdout",
@@ -47,14 +58,6 @@ TOML_KEYS = [
     "strict",
 ]
 INI_KEYS = ("fail", "report", "cache_dir", "strict")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """How much to spend: a number of generated images, or seconds of generation."""
-
-    num_images: int | None = None
-    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -96,21 +99,6 @@ def checkpoint_label(model: str) -> str:
     return f".../{path.name}" if path.is_absolute() else model
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Raw:
-    """A value as it was written, where it was written, and what relative paths start from."""
-
-    value: Any
-    source: str
-    base: Path
-    key: str = ""  # in a file of many settings
-
-    @property
-    def where(self) -> str:
-        """What a message about the value starts with."""
-        return f"{self.source}: {self.key}" if self.key else self.source
-
-
 def resolve_config(
     options: Mapping[str, Any],
     *,
@@ -134,7 +122,7 @@ def resolve_config(
     raw = _collect(options, ini=ini, rootdir=rootdir, invocation_dir=invocation_dir)
     sources: dict[str, tuple[str, str]] = {}
 
-    def take(name: str, parse: Callable[[_Raw], Any], default: Any) -> Any:
+    def take(name: str, parse: Callable[[Given], Any], default: Any) -> Any:
         given = raw.get(name)
         value = default if given is None else parse(given)
         shown = default if given is None else given.value
@@ -143,27 +131,29 @@ def resolve_config(
         return value
 
     in_ci = environ.get("CI", "").lower() not in ("", "0", "false", "no", "off")
-    budget = take("budget", _budget, Budget(num_images=DEFAULT_IMAGES))
+    budget = take("budget", parse_budget, Budget(num_images=DEFAULT_IMAGES))
     if "budget" not in raw:
         sources["budget"] = (f"{DEFAULT_IMAGES}img", "default")
     config = Config(
         model=options["model"],
-        train_data=take("train_data", _path, None),
-        holdout=take("holdout", _path, None),
-        thresholds=take("fail", _thresholds, tuple(map(parse_threshold, DEFAULT_POLICY))),
+        train_data=take("train_data", parse_path, None),
+        holdout=take("holdout", parse_path, None),
+        thresholds=take("fail", parse_thresholds, tuple(map(parse_threshold, DEFAULT_POLICY))),
         budget=budget,
-        steps=take("steps", _integer(1, 1000), 50),
-        seed=take("seed", _integer(0, 2**32 - 1), 0),
-        device=take("device", _device, "auto"),
-        dtype=take("dtype", _one_of(DTYPES), "float32"),
-        batch_size=take("batch_size", _integer(1, 4096), 32),
-        scans=take("scans", _scans, SCANS),
-        offline=take("offline", _boolean, _is_offline(environ)),
-        cache_dir=take("cache_dir", _path, _default_cache_dir(environ)),
+        steps=take("steps", parse_integer(1, 1000), 50),
+        seed=take("seed", parse_integer(0, 2**32 - 1), 0),
+        device=take("device", parse_device, "auto"),
+        dtype=take("dtype", parse_one_of(DTYPES), "float32"),
+        batch_size=take("batch_size", parse_integer(1, 4096), 32),
+        scans=take("scans", parse_scans, SCANS),
+        offline=take("offline", parse_boolean, _is_offline(environ)),
+        cache_dir=take("cache_dir", parse_path, _default_cache_dir(environ)),
         use_cache=not options.get("no_cache"),
-        reports=take("report", lambda given: _reports(given, rootdir), _default_reports(rootdir)),
-        images=take("images", _one_of(IMAGE_MODES), "blurred"),
-        strict=take("strict", _boolean, in_ci),
+        reports=take(
+            "report", lambda given: parse_reports(given, rootdir), default_reports(rootdir)
+        ),
+        images=take("images", parse_one_of(IMAGE_MODES), "blurred"),
+        strict=take("strict", parse_boolean, in_ci),
         sources=sources,
     )
     if "fail" not in raw:
@@ -195,31 +185,31 @@ def json_report_path(
     try:
         given = options.get("report")
         if given:
-            raw = _Raw(value=given, source="--memscan-report", base=invocation_dir)
+            raw = Given(value=given, source="--memscan-report", base=invocation_dir)
         else:
             raw = _collect(options, ini=ini, rootdir=rootdir, invocation_dir=invocation_dir)[
                 "report"
             ]
-        return dict(_reports(raw, rootdir))["json"]
+        return dict(parse_reports(raw, rootdir))["json"]
     except (OptionError, KeyError):
-        return dict(_default_reports(rootdir))["json"]
+        return dict(default_reports(rootdir))["json"]
 
 
 def _collect(
     options: Mapping[str, Any], *, ini: Mapping[str, Any], rootdir: Path, invocation_dir: Path
-) -> dict[str, _Raw]:
+) -> dict[str, Given]:
     raw = {
-        name: _Raw(value=value, source=f"ini memscan_{name}", base=rootdir)
+        name: Given(value=value, source=f"ini memscan_{name}", base=rootdir)
         for name, value in ini.items()
         if value not in (None, "", [])
     }
     file, table = _read_toml(options.get("config"), rootdir=rootdir, invocation_dir=invocation_dir)
     for name, value in table.items():
-        raw[name] = _Raw(value=value, source=file.name, base=file.parent, key=name)
+        raw[name] = Given(value=value, source=file.name, base=file.parent, key=name)
     for name, value in options.items():
         if value is not None and name in TOML_KEYS and value is not False:
             option = "--memscan-" + name.replace("_", "-")
-            raw[name] = _Raw(value=value, source=option, base=invocation_dir)
+            raw[name] = Given(value=value, source=option, base=invocation_dir)
     return raw
 
 
@@ -252,128 +242,6 @@ def _read_toml(
             f"{file.name}: unknown key {unknown[0]!r}; known keys are {', '.join(TOML_KEYS)}"
         )
     return file, table
-
-
-def _path(given: _Raw) -> Path:
-    if not isinstance(given.value, str | os.PathLike) or not str(given.value):
-        raise OptionError(f"{given.where}: expected a path, got {given.value!r}")
-    try:
-        return (given.base / Path(given.value).expanduser()).resolve()
-    except (RuntimeError, ValueError, OSError):  # ~nobody, a NUL character, a link in a loop
-        raise OptionError(f"{given.where}: {given.value!r} is not a usable path") from None
-
-
-def _integer(lowest: int, highest: int) -> Callable[[_Raw], int]:
-    def parse(given: _Raw) -> int:
-        try:
-            value = int(str(given.value))
-        except ValueError:
-            raise OptionError(
-                f"{given.where}: expected a whole number, got {given.value!r}"
-            ) from None
-        if not lowest <= value <= highest:
-            raise OptionError(f"{given.where}: {value} is not between {lowest} and {highest}")
-        return value
-
-    return parse
-
-
-def _one_of(choices: tuple[str, ...]) -> Callable[[_Raw], str]:
-    def parse(given: _Raw) -> str:
-        if given.value not in choices:
-            raise OptionError(f"{given.where}: {given.value!r} is not one of {', '.join(choices)}")
-        return str(given.value)
-
-    return parse
-
-
-def _boolean(given: _Raw) -> bool:
-    if isinstance(given.value, bool):
-        return given.value
-    if str(given.value).lower() in ("true", "1", "yes", "on"):
-        return True
-    if str(given.value).lower() in ("false", "0", "no", "off"):
-        return False
-    raise OptionError(f"{given.where}: expected true or false, got {given.value!r}")
-
-
-def _device(given: _Raw) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(given.value)):
-        raise OptionError(
-            f"{given.where}: {given.value!r} is not one of auto, cpu, cuda, cuda:0, cuda:1 ..."
-        )
-    return str(given.value)
-
-
-def _budget(given: _Raw) -> Budget:
-    text = str(given.value).strip()
-    if match := re.fullmatch(r"(\d{1,20})\s*img", text):
-        num_images = int(match[1])
-        if not 1 <= num_images <= 2**32:
-            raise OptionError(f"{given.where}: {text} is not between 1img and {2**32}img")
-        return Budget(num_images=num_images)
-    if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text):
-        seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
-        if 0 < seconds <= MAX_HOURS * 3600:
-            return Budget(seconds=seconds)
-        if seconds:
-            raise OptionError(f"{given.where}: {text} is more than {MAX_HOURS}h")
-    raise OptionError(
-        f"{given.where}: {text!r} is not a budget; write images (5000img) or time (90s, 30m, 2h)"
-    )
-
-
-def _as_list(given: _Raw) -> list[str]:
-    value = given.value
-    if isinstance(value, dict):
-        raise OptionError(f"{given.where}: expected a text or a list of texts, not a table")
-    return [str(item) for item in (value if isinstance(value, list | tuple) else [value])]
-
-
-def _thresholds(given: _Raw) -> tuple[Threshold, ...]:
-    if not _as_list(given):
-        raise OptionError(
-            f"{given.where}: at least one threshold is needed, such as {DEFAULT_POLICY[0]!r}"
-        )
-    return tuple(parse_threshold(text, source=given.source) for text in _as_list(given))
-
-
-def _scans(given: _Raw) -> tuple[str, ...]:
-    names = tuple(name.strip() for item in _as_list(given) for name in item.split(","))
-    for name in names or ("",):
-        if name not in SCANS:
-            raise OptionError(
-                f"{given.where}: there is no scan {name!r}; available: {', '.join(SCANS)}"
-            )
-    return names
-
-
-def _default_reports(rootdir: Path) -> tuple[tuple[str, Path], ...]:
-    return tuple((kind, rootdir / ".memscan" / f"report.{kind}") for kind in REPORT_FORMATS)
-
-
-def _reports(given: _Raw, rootdir: Path) -> tuple[tuple[str, Path], ...]:
-    targets = dict(_default_reports(rootdir))
-    for text in _as_list(given):
-        kind, _, path = text.partition(":")
-        if kind not in REPORT_FORMATS:
-            raise OptionError(
-                f"{given.where}: {kind!r} is not a report format; "
-                f"available: {', '.join(REPORT_FORMATS)}"
-            )
-        if path:
-            targets[kind] = _path(replace(given, value=path))
-        if targets[kind].is_dir():
-            raise OptionError(
-                f"{given.where}: {shown_path(targets[kind])} is a folder; name a file in it, "
-                f"as in {kind}:{targets[kind].name}/report.{kind}"
-            )
-    # The JSON report is the verdict file: it is always written, whatever else is asked for.
-    asked = {"json", *(text.partition(":")[0] for text in _as_list(given))}
-    reports = tuple((kind, path) for kind, path in targets.items() if kind in asked)
-    if len({path for _, path in reports}) < len(reports):
-        raise OptionError(f"{given.where}: two reports cannot be written to the same file")
-    return reports
 
 
 def _is_offline(environ: Mapping[str, str]) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from pytest_memscan.config import Config
 from pytest_memscan.errors import MemscanError, shown_path
 from pytest_memscan.gate import judge_run
 from pytest_memscan.results import CheckOutcome, RunResult, ScanResult, Verdict
-from pytest_memscan.session import CHECKS, Session, versions
+from pytest_memscan.session import CHECKS, Session
 
 
 class Controller:
@@ -119,7 +121,7 @@ class Controller:
             required=CHECKS,
             checkpoint=_name(self._settings, scan),
             policy=dict(self._settings.sources),
-            versions=versions(),
+            versions=_versions(),
             timings={name: round(seconds, 3) for name, seconds in self._seconds.items()},
             reason_not_run=self._reason_not_run(),
         )
@@ -203,3 +205,9 @@ def write_not_run(reports: Sequence[tuple[str, Path]], checkpoint: str, reason: 
 def _name(settings: Config, scan: ScanResult | None) -> str:
     """The checkpoint as people name it, with its commit once that is known."""
     return settings.label if scan is None else scan.provenance["checkpoint"]
+
+
+def _versions() -> dict[str, str]:
+    """Versions that a reader of a report may ask for."""
+    packages = ("pytest-memscan", "pytest", "torch", "diffusers", "numpy", "pillow")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pytest_memscan.policy import Threshold
+from pytest_memscan.reports.text import percent
 from pytest_memscan.results import (
     FLAT_IMAGE,
     CheckOutcome,
@@ -69,19 +70,19 @@ def _threshold_sentence(
         limit = "within" if verdict is Verdict.PASS else "over"
         return f"{seen}, {limit} the limit of {threshold.limit:.12g}"
     measured = (
-        f"{threshold.metric} is {estimate.value:.3%} "
-        f"[{estimate.lower:.3%}, {estimate.upper:.3%}] of {estimate.num_trials} images"
+        f"{threshold.metric} is {percent(estimate.value)} "
+        f"[{percent(estimate.lower)}, {percent(estimate.upper)}] of {estimate.num_trials} images"
     )
     if verdict is not Verdict.INCONCLUSIVE:
         limit = "within" if verdict is Verdict.PASS else "over"
-        return f"{measured}, {limit} the limit of {threshold.limit:.12g}"
+        return f"{measured}, {limit} the limit of {100 * threshold.limit:.12g} %"
     needed = trials_to_settle(estimate.value, threshold.limit)
     remedy = (
         "no number of images would settle it"
         if needed is None
         else (f"about {needed} images would settle it (--memscan-budget {needed}img)")
     )
-    return f"{measured}, on both sides of the limit of {threshold.limit:.12g}; {remedy}"
+    return f"{measured}, on both sides of the limit of {100 * threshold.limit:.12g} %; {remedy}"
 
 
 def judge_scan(scan: ScanResult, thresholds: Sequence[Threshold]) -> CheckOutcome:

@@ -8,6 +8,7 @@ xdist too; `controller.Controller` turns the outcomes into the verdict.
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
@@ -19,6 +20,7 @@ import pytest
 
 from pytest_memscan.config import (
     INI_KEYS,
+    TOML_KEYS,
     Config,
     checkpoint_label,
     json_report_path,
@@ -28,32 +30,13 @@ from pytest_memscan.errors import MemscanError, OptionError, shown_path
 from pytest_memscan.progress import console_progress
 from pytest_memscan.reports.text import sentence_lines
 from pytest_memscan.results import CheckOutcome, Verdict
-from pytest_memscan.session import CHECKS, Session, default_cache_dir_is_writable
+from pytest_memscan.session import CHECKS, Session
 
 SESSION: pytest.StashKey[Session] = pytest.StashKey()
 _OUTCOME: pytest.StashKey[CheckOutcome] = pytest.StashKey()
 FILE_NAME = "memscan"
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-SETTINGS = [
-    "train_data",
-    "holdout",
-    "scans",
-    "fail",
-    "budget",
-    "steps",
-    "seed",
-    "device",
-    "dtype",
-    "batch_size",
-    "cache_dir",
-    "report",
-    "images",
-    "config",
-    "only",
-    "offline",
-    "no_cache",
-    "strict",
-]
+SETTINGS = (*TOML_KEYS, "config", "no_cache")
 
 
 class GateError(Exception):
@@ -197,6 +180,9 @@ def activate(config: pytest.Config) -> None:
         raise pytest.UsageError(f"memscan: {text}") from None
     if option.memscan_only:
         config.args[:] = []
+    # Threads that spin while they wait stall a scan a hundredfold as soon as anything else, such as
+    # another xdist worker, needs their core. OpenMP reads this when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     session = Session(
         config=settings,
         session_id=session_id,
@@ -255,7 +241,24 @@ def _check_inputs(settings: Config, config: pytest.Config) -> None:
     if config.option.collectonly:
         return
     _check_train_data(settings)
-    default_cache_dir_is_writable(settings.cache_dir)
+    _check_cache_dir(settings.cache_dir)
+
+
+def _check_cache_dir(path: Path) -> None:
+    """Find out before a scan whether its images can be kept.
+
+    Raises:
+        OptionError: Names the option that moves the cache.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OptionError(
+            f"the cache folder cannot be written ({error.strerror}); choose another with "
+            "--memscan-cache-dir DIR or MEMSCAN_CACHE_DIR"
+        ) from None
 
 
 def _check_train_data(settings: Config) -> None:

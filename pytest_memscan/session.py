@@ -6,9 +6,7 @@ own; a lock and a shared result file make sure that only one of them scans.
 
 from __future__ import annotations
 
-import platform
 import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -235,7 +233,7 @@ class Session:
                 steps=self.config.steps,
                 plan_seed=self.config.seed,
             )
-            kept = str(max(1, int(rate * seconds)))
+            kept = str(min(2**32, max(1, int(rate * seconds))))
             store.set_note(note, kept)
         for threshold in self.config.thresholds:
             check_can_be_shown(threshold, num_images=int(kept))
@@ -318,29 +316,6 @@ class Session:
 
 def _error(name: str, sentence: str) -> CheckOutcome:
     return CheckOutcome(name=name, verdict=Verdict.ERROR, sentence=sentence)
-
-
-def versions() -> dict[str, str]:
-    """Versions that a reader of a report may ask for."""
-    packages = ("pytest-memscan", "pytest", "torch", "diffusers", "numpy", "pillow")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-def default_cache_dir_is_writable(path: Path) -> None:
-    """Find out before a scan whether its images can be kept.
-
-    Raises:
-        OptionError: Names the option that moves the cache.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise OptionError(
-            f"the cache folder cannot be written ({error.strerror}); choose another with "
-            "--memscan-cache-dir DIR or MEMSCAN_CACHE_DIR"
-        ) from None
 
 
 @contextmanager

@@ -18,6 +18,7 @@ ROOMS = (
     "session",
     "gate",
     "config",
+    "settings",
     "policy",
     "scans",
     "sampler",

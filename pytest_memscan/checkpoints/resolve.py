@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_memscan.checkpoints import hub, layout
@@ -28,11 +28,11 @@ _WHAT_IT_CAN_BE = "expected a diffusers folder, a Hub id ORG/NAME[@REVISION] or 
 class ResolvedCheckpoint:
     """A checkpoint that has been found; load it from `folder` and nowhere else."""
 
-    spec: str  # as typed
+    spec: str = field(repr=False)  # as typed
     label: str  # for people and reports: holds no private absolute path
-    folder: Path
+    folder: Path = field(repr=False)
     commit: str | None = None  # 40 hex digits; Hub only
-    train_data: Path | None = None  # builtin only
+    train_data: Path | None = field(default=None, repr=False)  # builtin only
 
 
 def check_spec(spec: str) -> None:

@@ -39,11 +39,11 @@ class ImageSet:
         num_resized: Images that were larger than the checkpoint's.
     """
 
-    pixels: NDArray[np.uint8]
-    names: tuple[str, ...]
+    pixels: NDArray[np.uint8] = field(repr=False)  # a failing test must not print these
+    names: tuple[str, ...] = field(repr=False)
     fingerprint: str
     num_found: int
-    unusable: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unusable: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     num_resized: int = 0
 
     @property

@@ -50,13 +50,17 @@ def test_clean_passes(reports: dict[str, tuple[int, dict[str, Any]]]) -> None:
 def test_partial_gives_away_images_it_was_shown_again_and_again(
     reports: dict[str, tuple[int, dict[str, Any]]],
 ) -> None:
-    """The first ten training images were shown twenty times as often as the others."""
+    """The first ten training images were shown twenty times as often as the others.
+
+    Of the others a few are half remembered and lie just below the cut, but none is copied.
+    """
     code, report = reports["partial"]
     assert (code, report["verdict"]) == (1, "fail")
     scan = scan_of(report)
-    confirmed = {each["train_id"] for each in scan["findings"] if each["confirmed"]}
-    assert confirmed
-    assert confirmed <= set(range(10))
+    copied = {each["train_id"] for each in scan["findings"] if each["ratio"] < 0.5}
+    assert len(copied) >= 5
+    assert copied <= set(range(10))
+    assert copied <= {each["train_id"] for each in scan["findings"] if each["confirmed"]}
     assert scan["metrics"]["leak_rate"]["upper"] < 0.5
 
 

@@ -86,7 +86,7 @@ def test_an_inconclusive_rate_says_how_many_images_would_settle_it() -> None:
     outcome = judge_threshold(POLICY[1], scan_with(leak_rate=proportion(1, 320)))
     assert outcome.verdict is INCONCLUSIVE
     assert "(--memscan-budget" in outcome.sentence
-    assert "on both sides of the limit of 0.01" in outcome.sentence
+    assert "on both sides of the limit of 1 %" in outcome.sentence
     on_the_limit = judge_threshold(POLICY[1], scan_with(leak_rate=proportion(3, 300)))
     assert "no number of images would settle it" in on_the_limit.sentence
 
@@ -131,7 +131,7 @@ def test_a_scan_gives_the_reasons_of_its_verdict_and_no_others() -> None:
     passed = judge_scan(scans.clean_scan(), POLICY)
     assert passed.verdict is PASS
     assert "extracted is 0" in passed.sentence
-    assert "leak_rate is 0.000%" in passed.sentence
+    assert "leak_rate is 0 %" in passed.sentence
     failed = judge_scan(scan_with(extracted=scans.count(2)), POLICY)
     assert failed.verdict is FAIL
     assert failed.sentence == "extracted is 2, over the limit of 0"

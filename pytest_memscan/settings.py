@@ -1,0 +1,183 @@
+"""How each setting is written, and what is wrong with one that cannot be read.
+
+Every parser takes a value with where it was given and returns what the run works with; a value
+that cannot be used is an `OptionError` that names the place, the value and the remedy.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pytest_memscan.errors import OptionError, shown_path
+from pytest_memscan.policy import DEFAULT_POLICY, Threshold, parse_threshold
+
+SCANS = ("carlini",)
+REPORT_FORMATS = ("json", "html")
+DTYPES = ("float32", "bfloat16", "float16")
+ImageMode = Literal["none", "blurred", "clear"]
+IMAGE_MODES = ("none", "blurred", "clear")
+DEFAULT_IMAGES = 320  # enough to exclude a leak rate of 1 % (299), with some to spare
+MAX_HOURS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """A value as it was written, where it was written, and what relative paths start from."""
+
+    value: Any
+    source: str
+    base: Path
+    key: str = ""  # in a file of many settings
+
+    @property
+    def where(self) -> str:
+        """What a message about the value starts with."""
+        return f"{self.source}: {self.key}" if self.key else self.source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much to spend: a number of generated images, or seconds of generation."""
+
+    num_images: int | None = None
+    seconds: float | None = None
+
+
+def parse_path(given: Given) -> Path:
+    """A path, relative to where it was given."""
+    if not isinstance(given.value, str | os.PathLike) or not str(given.value):
+        raise OptionError(f"{given.where}: expected a path, got {given.value!r}")
+    try:
+        return (given.base / Path(given.value).expanduser()).resolve()
+    except (RuntimeError, ValueError, OSError):  # ~nobody, a NUL character, a link in a loop
+        raise OptionError(f"{given.where}: {given.value!r} is not a usable path") from None
+
+
+def parse_integer(lowest: int, highest: int) -> Callable[[Given], int]:
+    """A parser of whole numbers in a range, ends included."""
+
+    def parse(given: Given) -> int:
+        try:
+            value = int(str(given.value))
+        except ValueError:
+            raise OptionError(
+                f"{given.where}: expected a whole number, got {given.value!r}"
+            ) from None
+        if not lowest <= value <= highest:
+            raise OptionError(f"{given.where}: {value} is not between {lowest} and {highest}")
+        return value
+
+    return parse
+
+
+def parse_one_of(choices: tuple[str, ...]) -> Callable[[Given], str]:
+    """A parser of one of some words."""
+
+    def parse(given: Given) -> str:
+        if given.value not in choices:
+            raise OptionError(f"{given.where}: {given.value!r} is not one of {', '.join(choices)}")
+        return str(given.value)
+
+    return parse
+
+
+def parse_boolean(given: Given) -> bool:
+    """True or false, as TOML or as a word."""
+    if isinstance(given.value, bool):
+        return given.value
+    if str(given.value).lower() in ("true", "1", "yes", "on"):
+        return True
+    if str(given.value).lower() in ("false", "0", "no", "off"):
+        return False
+    raise OptionError(f"{given.where}: expected true or false, got {given.value!r}")
+
+
+def parse_device(given: Given) -> str:
+    """A device name."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(given.value)):
+        raise OptionError(
+            f"{given.where}: {given.value!r} is not one of auto, cpu, cuda, cuda:0, cuda:1 ..."
+        )
+    return str(given.value)
+
+
+def parse_budget(given: Given) -> Budget:
+    """Images (``5000img``) or time (``90s``, ``30m``, ``2h``)."""
+    text = str(given.value).strip()
+    if match := re.fullmatch(r"(\d{1,20})\s*img", text):
+        num_images = int(match[1])
+        if not 1 <= num_images <= 2**32:
+            raise OptionError(f"{given.where}: {text} is not between 1img and {2**32}img")
+        return Budget(num_images=num_images)
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text):
+        seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+        if 0 < seconds <= MAX_HOURS * 3600:
+            return Budget(seconds=seconds)
+        if seconds:
+            raise OptionError(f"{given.where}: {text} is more than {MAX_HOURS}h")
+    raise OptionError(
+        f"{given.where}: {text!r} is not a budget; write images (5000img) or time (90s, 30m, 2h)"
+    )
+
+
+def as_list(given: Given) -> list[str]:
+    """One or several texts."""
+    value = given.value
+    if isinstance(value, dict):
+        raise OptionError(f"{given.where}: expected a text or a list of texts, not a table")
+    return [str(item) for item in (value if isinstance(value, list | tuple) else [value])]
+
+
+def parse_thresholds(given: Given) -> tuple[Threshold, ...]:
+    """The lines of the policy, at least one."""
+    if not as_list(given):
+        raise OptionError(
+            f"{given.where}: at least one threshold is needed, such as {DEFAULT_POLICY[0]!r}"
+        )
+    return tuple(parse_threshold(text, source=given.source) for text in as_list(given))
+
+
+def parse_scans(given: Given) -> tuple[str, ...]:
+    """Names of scans."""
+    names = tuple(name.strip() for item in as_list(given) for name in item.split(","))
+    for name in names or ("",):
+        if name not in SCANS:
+            raise OptionError(
+                f"{given.where}: there is no scan {name!r}; available: {', '.join(SCANS)}"
+            )
+    return names
+
+
+def default_reports(rootdir: Path) -> tuple[tuple[str, Path], ...]:
+    """Where reports go unless told otherwise."""
+    return tuple((kind, rootdir / ".memscan" / f"report.{kind}") for kind in REPORT_FORMATS)
+
+
+def parse_reports(given: Given, rootdir: Path) -> tuple[tuple[str, Path], ...]:
+    """Format and path of each report; JSON, the verdict file, is always among them."""
+    targets = dict(default_reports(rootdir))
+    for text in as_list(given):
+        kind, _, path = text.partition(":")
+        if kind not in REPORT_FORMATS:
+            raise OptionError(
+                f"{given.where}: {kind!r} is not a report format; "
+                f"available: {', '.join(REPORT_FORMATS)}"
+            )
+        if path:
+            targets[kind] = parse_path(replace(given, value=path))
+        if targets[kind].is_dir():
+            raise OptionError(
+                f"{given.where}: {shown_path(targets[kind])} is a folder; name a file in it, "
+                f"as in {kind}:{targets[kind].name}/report.{kind}"
+            )
+    # The JSON report is the verdict file: it is always written, whatever else is asked for.
+    asked = {"json", *(text.partition(":")[0] for text in as_list(given))}
+    reports = tuple((kind, path) for kind, path in targets.items() if kind in asked)
+    if len({path for _, path in reports}) < len(reports):
+        raise OptionError(f"{given.where}: two reports cannot be written to the same file")
+    return reports
