@@ -180,9 +180,9 @@ def activate(config: pytest.Config) -> None:
         raise pytest.UsageError(f"memscan: {text}") from None
     if option.memscan_only:
         config.args[:] = []
-    # Threads that spin while they wait stall a scan a hundredfold as soon as anything else, such as
-    # another xdist worker, needs their core. OpenMP reads this when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin long while they wait stall a scan as soon as anything else, such as another
+    # xdist worker, needs their core. OpenMP reads this when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     session = Session(
         config=settings,
         session_id=session_id,
