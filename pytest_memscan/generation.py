@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pytest_memscan.errors import MemscanError
 from pytest_memscan.store import ImageStore, StoredImage
 
 
@@ -152,6 +153,13 @@ def _sample(pipeline: Pipeline, rows: Sequence[PlanRow], *, steps: int) -> list[
             eta=0.0,
             output_type="pt",
         )
+    except torch.OutOfMemoryError:
+        smaller = max(1, len(rows) // 2)
+        raise MemscanError(
+            f"out of memory on {pipeline.unet.device} with {len(rows)} images in a batch; try "
+            f"--memscan-batch-size {smaller}, or --memscan-device cpu. Another batch size is "
+            "another scan: its images are made anew"
+        ) from None
     finally:
         handle.remove()
     images = output.images.float().cpu()  # (batch, channels, height, width)

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pytest_memscan.errors import MemscanError
 from pytest_memscan.generation import (
     ALONE,
     BLOCKED,
@@ -290,6 +291,16 @@ def test_nothing_stays_attached_to_the_denoiser(pipeline: Any, store: ImageStore
     handle.remove()
     assert not pipeline.unet._forward_hooks
     assert store.ids(PLANNED) == {0}
+
+
+def test_too_little_memory_names_the_option_that_helps(pipeline: Any, store: ImageStore) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    handle = pipeline.unet.register_forward_pre_hook(fail)
+    with pytest.raises(MemscanError, match=f"--memscan-batch-size {BATCH // 2}"):
+        make(pipeline, store, plan_rows(20, seed=SEED))
+    handle.remove()
 
 
 def test_the_rate_of_generation_is_a_positive_number(pipeline: Any) -> None:
