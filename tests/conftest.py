@@ -1,4 +1,4 @@
-"""Every test has its own settings: nothing of the developer's machine reaches a run."""
+"""Nothing of the developer's or the CI machine's settings reaches a run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+
+# Before any fixture runs: those of a module or session come before the one below.
+for _name in list(os.environ):
+    if _name in ("CI", "PYTEST_ADDOPTS") or _name.startswith(("HF_", "MEMSCAN_")):
+        del os.environ[_name]
 
 
 @pytest.fixture(scope="session")
@@ -15,8 +20,5 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _isolated_environment(monkeypatch: pytest.MonkeyPatch, shared_cache: Path) -> None:
-    for name in list(os.environ):
-        if name in ("CI", "PYTEST_ADDOPTS") or name.startswith(("HF_", "MEMSCAN_")):
-            monkeypatch.delenv(name)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, shared_cache: Path) -> None:
     monkeypatch.setenv("MEMSCAN_CACHE_DIR", str(shared_cache))

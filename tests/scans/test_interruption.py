@@ -28,14 +28,20 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
     """The scan as a user starts it, in `folder`, with a cache of its own."""
     folder.mkdir(exist_ok=True)
     command = [*COMMAND, f"--memscan-cache-dir={folder / 'cache'}"]
-    # A group of its own: what the terminal's Ctrl-C reaches.
+    # A group of its own: what the terminal's Ctrl-C reaches. A shell that runs the tests in the
+    # background has them ignore it, and so would the scan.
     return subprocess.Popen(
         command,
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=_mind_ctrl_c,
     )
+
+
+def _mind_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(folder: Path) -> int:
