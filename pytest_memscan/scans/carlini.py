@@ -13,19 +13,26 @@ planted controls prove on every run that the scan can see.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from pytest_memscan.errors import TrainDataError
 from pytest_memscan.metrics import LEVELS, level_scores
 from pytest_memscan.rarefaction import expected_unique, good_turing_unseen
-from pytest_memscan.results import Calibration, Coverage, Estimate, Finding, ScanResult
+from pytest_memscan.results import Calibration, Coverage, ScanResult
 from pytest_memscan.sampler import Sampler
 from pytest_memscan.scans.controls import run_controls
-from pytest_memscan.similarity.calibration import FALSE_MATCHES, MIN_NULL, calibrate, fit_null
+from pytest_memscan.scans.evidence import (
+    Matches,
+    calibrate_on_real_images,
+    curve_sizes,
+    extracted_images,
+    findings_of,
+    histogram,
+)
+from pytest_memscan.similarity.calibration import fit_null
 from pytest_memscan.similarity.pixels import ALPHA, NUM_NEIGHBOURS
 from pytest_memscan.similarity.reference import TrainReference
 from pytest_memscan.statistics import distinct_count, excluded_rate, proportion
@@ -34,22 +41,6 @@ NAME = "carlini"
 TITLE = "Carlini et al. 2023: plain sampling, neighbour-normalised L2"
 NEAR_THRESHOLD = {"float32": 0.05, "bfloat16": 0.2, "float16": 0.2}  # share of the cut
 MAX_FINDINGS = 500
-HISTOGRAM_STEP = 0.05
-NEAR_DUPLICATE_RATIO = 0.5  # a held-out image this close to a training image is that image
-
-
-@dataclass(frozen=True, kw_only=True)
-class Matches:
-    """Neighbours of the valid generated images, in the order of the plan.
-
-    ``sample_ids`` ``(num_valid,)``; ``ratios``, ``distances`` and ``train_ids``
-    ``(num_valid, k)``, closest first.
-    """
-
-    sample_ids: NDArray[np.int64]
-    ratios: NDArray[np.float64]
-    distances: NDArray[np.float64]
-    train_ids: NDArray[np.int64]
 
 
 def carlini(
@@ -77,7 +68,9 @@ def carlini(
     invalid: Counter[str] = Counter()
     matches = match(sampler, reference, invalid, device=device)
     num_valid = len(matches.sample_ids)
-    calibration, null = _calibrate(reference, holdout, num_generated=num_valid, device=device)
+    calibration, null = calibrate_on_real_images(
+        reference, holdout, num_generated=num_valid, device=device
+    )
     confirmed, again = _confirm(matches, sampler, reference, calibration, device=device)
     counts = Counter(matches.train_ids[confirmed, 0].tolist())
     hits = [
@@ -90,11 +83,11 @@ def carlini(
         f"{kind}_{level.name}": getattr(level, kind) for level in levels for kind in ("ams", "ums")
     }
     metrics |= {
-        "extracted": _extracted(len(counts), calibration.expected_false_matches),
+        "extracted": extracted_images(len(counts), calibration.expected_false_matches),
         "leak_rate": proportion(int(confirmed.sum()), num_valid),
         "ums_confirmed": distinct_count(len(counts), num_valid),
     }
-    findings = _findings(matches, confirmed, again)
+    findings = findings_of(matches, confirmed, again)
     return ScanResult(
         name=NAME,
         title=TITLE,
@@ -122,8 +115,8 @@ def carlini(
         num_confirmed_images=int(confirmed.sum()),
         excluded_rate=excluded_rate(num_valid),
         unseen_hit_rate=good_turing_unseen(list(counts.values()), num_valid),
-        curve=expected_unique(hits, _curve_sizes(num_valid)),
-        ratio_histogram=_histogram(matches.ratios[:, 0]),
+        curve=expected_unique(hits, curve_sizes(num_valid)),
+        ratio_histogram=histogram(matches.ratios[:, 0]),
         denoiser_calls=sampler.num_images * sampler.steps,
         provenance=provenance
         | {
@@ -155,64 +148,6 @@ def match(
     )
 
 
-def _calibrate(
-    reference: TrainReference,
-    holdout: NDArray[np.uint8] | None,
-    *,
-    num_generated: int,
-    device: str,
-) -> tuple[Calibration, NDArray[np.float64]]:
-    """The confirmed cut and the null behind it: of two nulls, the one that asks for more."""
-    nulls = {"leave-one-out": reference.null}
-    if holdout is not None:
-        nulls["held-out"] = _null_of_holdout(reference, holdout, device=device)
-    usable = {source: null for source, null in nulls.items() if len(null) >= MIN_NULL}
-    if not usable:
-        raise TrainDataError(
-            f"{len(reference.pixels)} different training images are too few to tell a copy from a "
-            f"coincidence; add at least {MIN_NULL} real images that were not trained on "
-            "with --memscan-holdout DIR"
-        )
-    try:
-        candidates = [
-            calibrate(
-                null,
-                source=source,
-                num_generated=num_generated,
-                num_train=len(reference.pixels),
-                level_cut=LEVELS[-1].cut,
-            )
-            for source, null in usable.items()
-        ]
-    except ValueError as error:
-        raise TrainDataError(f"the training images cannot be calibrated on: {error}") from None
-    chosen = min(candidates, key=lambda calibration: calibration.confirmed_cut)
-    return chosen, usable[chosen.source]
-
-
-def _null_of_holdout(
-    reference: TrainReference, holdout: NDArray[np.uint8], *, device: str
-) -> NDArray[np.float64]:
-    """Ratios of held-out images, refused when some of them were trained on.
-
-    Such images would look like proof that strangers come this close, and hide every leak.
-    """
-    near = reference.neighbours(holdout, device=device)
-    ratios = near.ratios[:, 0]
-    limit = NEAR_DUPLICATE_RATIO
-    if len(reference.null) >= MIN_NULL:
-        by_chance = fit_null(reference.null).quantile(FALSE_MATCHES / len(holdout))
-        limit = max(limit, min(LEVELS[-1].cut, by_chance))
-    inside = np.flatnonzero(ratios <= limit)
-    if len(inside):
-        raise TrainDataError(
-            f"--memscan-holdout: {len(inside)} of {len(holdout)} held-out images are (nearly) "
-            f"training images, the first is holdout#{inside[0]:05d} = "
-            f"train#{near.train_ids[inside[0], 0]:05d}; remove them from the held-out folder"
-        )
-    return ratios
-
-
 def _confirm(
     matches: Matches,
     sampler: Sampler,
@@ -237,47 +172,3 @@ def _confirm(
         confirmed[near] = ratios <= cut
         again = dict(zip(matches.sample_ids[near].tolist(), ratios.tolist(), strict=True))
     return confirmed, again
-
-
-def _findings(
-    matches: Matches, confirmed: NDArray[np.bool_], again: dict[int, float]
-) -> tuple[Finding, ...]:
-    """The closest generated image of each training image reached at any level, closest first."""
-    findings: dict[int, Finding] = {}
-    # Confirmed matches first: the finding of a training image shows the evidence against it.
-    for row in np.lexsort((matches.ratios[:, 0], ~confirmed)):
-        ratio = float(matches.ratios[row, 0])
-        reached = [level.name for level in LEVELS if ratio <= level.cut]
-        train_id = int(matches.train_ids[row, 0])
-        if reached and train_id not in findings:
-            sample_id = int(matches.sample_ids[row])
-            findings[train_id] = Finding(
-                sample_id=sample_id,
-                train_id=train_id,
-                ratio=ratio,
-                distance=float(matches.distances[row, 0]),
-                level=reached[-1],
-                confirmed=bool(confirmed[row]),
-                regenerated_ratio=again.get(sample_id),
-            )
-    return tuple(findings.values())
-
-
-def _extracted(count: int, expected_false: float) -> Estimate:
-    """Distinct confirmed training images; the lower bound leaves out what chance explains."""
-    by_chance = 0
-    while special.pdtrc(by_chance, expected_false) > 0.05:
-        by_chance += 1
-    return Estimate(value=count, lower=max(0, count - by_chance), upper=count)
-
-
-def _curve_sizes(num_generated: int) -> list[int]:
-    """Ten sizes up to the scan's own, then twice, five and ten times as many."""
-    inside = np.unique(np.linspace(1, num_generated, 11).astype(int)).tolist()
-    return [*inside, 2 * num_generated, 5 * num_generated, 10 * num_generated]
-
-
-def _histogram(ratios: NDArray[np.float64]) -> tuple[tuple[float, int], ...]:
-    bins = np.floor(ratios / HISTOGRAM_STEP).astype(int)
-    counts = np.bincount(bins)
-    return tuple((round(index * HISTOGRAM_STEP, 2), int(n)) for index, n in enumerate(counts))
