@@ -20,7 +20,7 @@ from pytest_memscan.gate import (
 )
 from pytest_memscan.policy import parse_threshold
 from pytest_memscan.results import CheckOutcome, Coverage, Estimate, RunResult, ScanResult, Verdict
-from pytest_memscan.scans.carlini import _extracted
+from pytest_memscan.scans.evidence import extracted_images
 from pytest_memscan.statistics import proportion
 
 PASS, FAIL, INCONCLUSIVE, ERROR, NOT_RUN = (
@@ -105,7 +105,7 @@ def test_an_inconclusive_rate_says_how_many_images_would_settle_it() -> None:
 def test_what_chance_explains_is_not_a_failure_and_not_a_pass(
     count: int, expected_by_chance: float, verdict: Verdict
 ) -> None:
-    scan = scan_with(extracted=_extracted(count, expected_by_chance))
+    scan = scan_with(extracted=extracted_images(count, expected_by_chance))
     outcome = judge_threshold(POLICY[0], scan)
     assert outcome.verdict is verdict
     assert ("chance" in outcome.sentence) is (verdict is INCONCLUSIVE)
