@@ -16,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+_DATASETS = "datasets/"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -28,7 +30,7 @@ class Request:
 
 @dataclass
 class Repo:
-    """A model on the fake Hub; every commit keeps its files."""
+    """A model or dataset on the fake Hub; every commit keeps its files."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
@@ -81,9 +83,16 @@ class HubServer:
         self.repos[repo_id] = repo
         return repo
 
+    def add_dataset(self, repo_id: str, files: dict[str, bytes], **settings: object) -> Repo:
+        """A dataset with one commit on ``main``; a model may have the same name."""
+        return self.add(f"{_DATASETS}{repo_id}", files, **settings)
+
     def fetched(self) -> list[str]:
         """Names of the files whose bytes were asked for, without repeats, sorted."""
-        parts = [r.path.split("/", 5) for r in self.requests if r.method == "GET"]
+        paths = [
+            r.path.replace(f"/{_DATASETS}", "/", 1) for r in self.requests if r.method == "GET"
+        ]
+        parts = [path.split("/", 5) for path in paths]
         return sorted({part[5] for part in parts if len(part) == 6 and part[3] == "resolve"})
 
 
@@ -97,7 +106,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def _is_lfs(name: str) -> bool:
-    return name.endswith((".safetensors", ".bin"))
+    return name.endswith((".safetensors", ".bin", ".parquet"))
 
 
 def _blob_id(data: bytes) -> str:
@@ -122,6 +131,14 @@ def _tree_entry(name: str, data: bytes) -> dict[str, object]:
     return entry
 
 
+def _split_revision(parts: list[str], repo: Repo) -> tuple[str, str]:
+    """Revision and file name; a branch such as ``refs/convert/parquet`` has slashes of its own."""
+    for end in range(len(parts), 0, -1):
+        if repo.find("/".join(parts[:end])):
+            return "/".join(parts[:end]), "/".join(parts[end:])
+    return parts[0], "/".join(parts[1:])
+
+
 def _handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
     """The request handler class of one server."""
 
@@ -144,17 +161,20 @@ def _handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
             token = authorization.removeprefix("Bearer ") if authorization else None
             server.requests.append(Request(self.command, path, token))
             parts = path.strip("/").split("/")
-            is_api = parts[:2] == ["api", "models"]
-            repo_id = "/".join(parts[2:4] if is_api else parts[:2])
-            repo = server.repos.get(repo_id)
+            is_api = parts[0] == "api"
+            parts = parts[1:] if is_api else parts
+            kind = _DATASETS if parts[0] == "datasets" else ""
+            parts = parts[1:] if parts[0] in ("models", "datasets") else parts
+            repo_id, parts = "/".join(parts[:2]), parts[2:]
+            repo = server.repos.get(kind + repo_id)
             if repo is None or repo.required_token not in (None, token):
                 self._error(404 if token else 401, "RepoNotFound")
             elif repo.fail_with is not None:
                 self._error(repo.fail_with, None)
             elif is_api:
-                self._api(repo, repo_id, parts[4:], parse_qs(url.query))
+                self._api(repo, repo_id, parts, parse_qs(url.query))
             else:
-                self._file(repo, parts[3], "/".join(parts[4:]))
+                self._file(repo, *_split_revision(parts[1:], repo))
 
         def _api(
             self, repo: Repo, repo_id: str, parts: list[str], query: dict[str, list[str]]

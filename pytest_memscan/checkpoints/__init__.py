@@ -12,5 +12,4 @@
     files.py     opening files that may be hostile
     header.py    the header of a safetensors file
     weights.py   the tensors of all weight files
-    hub_errors.py  what the Hub's errors mean for the user
 """

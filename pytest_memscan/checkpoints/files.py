@@ -6,7 +6,6 @@ Names are POSIX paths relative to the checkpoint folder; messages show them, nev
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -18,7 +17,6 @@ from pytest_memscan.errors import CheckpointError
 
 MAX_JSON_BYTES = 1 << 20
 MAX_JSON_DEPTH = 16
-_HASH_CHUNK = 1 << 20  # bytes
 
 
 def shown(text: object, limit: int = 120) -> str:
@@ -89,20 +87,6 @@ def read_bytes(folder: Path, name: str, *, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise CheckpointError(f"{name} is larger than {max_bytes:,} bytes; refused unread")
     return data
-
-
-def sha256(file: BinaryIO) -> str:
-    """SHA-256 of an open file, from its first byte."""
-    file.seek(0)
-    digest = hashlib.sha256()
-    while chunk := file.read(_HASH_CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def git_blob_id(data: bytes) -> str:
-    """The id under which git, and so the Hub, stores a file that is not in LFS."""
-    return hashlib.sha1(b"blob %d\x00" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def read_json(folder: Path, name: str, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:

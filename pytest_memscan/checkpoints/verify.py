@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from pytest_memscan.checkpoints import configs, layout
-from pytest_memscan.checkpoints.files import open_regular, read_json, sha256
+from pytest_memscan.checkpoints.files import open_regular, read_json
 from pytest_memscan.checkpoints.weights import read_tensors
+from pytest_memscan.hub.snapshot import sha256
 from pytest_memscan.results import Integrity
 
 

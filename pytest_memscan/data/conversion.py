@@ -1,4 +1,4 @@
-"""One rule that turns an image file into the pixels a checkpoint was trained on.
+"""One rule that turns an image, encoded or not, into the pixels a checkpoint was trained on.
 
 1. PNG, JPEG or WebP by content; the first frame of an animation.
 2. Turned upright by its EXIF orientation, when there is one that can be read.
@@ -39,6 +39,11 @@ class ImageShape:
     width: int
     channels: int
 
+    @property
+    def as_tuple(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.height, self.width, self.channels
+
     def __str__(self) -> str:
         return f"{self.width}x{self.height}, {'RGB' if self.channels == 3 else 'grey'}"
 
@@ -67,12 +72,19 @@ def read_file(path: Path) -> bytes:
         raise UnusableImageError("cannot be opened") from None
 
 
-def decode(content: bytes, shape: ImageShape) -> tuple[NDArray[np.uint8], bool]:
+def decode(content: bytes | NDArray[np.uint8], shape: ImageShape) -> tuple[NDArray[np.uint8], bool]:
     """Pixels ``(height, width, channels)`` uint8, and whether the image had to be resized.
 
+    Args:
+        content: An encoded image, or pixels ``(height, width[, 1, 3 or 4])`` uint8.
+        shape: What the checkpoint makes.
+
     Raises:
-        UnusableImageError: The bytes are not an image this rule can use.
+        UnusableImageError: The content is not an image this rule can use.
     """
+    if isinstance(content, np.ndarray):
+        plain = content[..., 0] if content.shape[2:] == (1,) else content
+        return _fit(_to_channels(Image.fromarray(plain), shape.channels), shape)
     if not content:
         raise UnusableImageError("empty file")
     if content.startswith(b"version https://git-lfs"):

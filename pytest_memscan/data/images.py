@@ -1,29 +1,30 @@
-"""A folder of training images as one memory-mapped array, with every bad file named.
+"""Training images from any source as one memory-mapped array, with every bad one named.
 
-Memory: one image at a time; the converted pixels live in a file in the cache
+Memory: one image at a time, and the names; the converted pixels live in a file in the cache
 (``num_images * height * width * channels`` bytes), keyed by the content of the whole set.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_memscan.data.conversion import ImageShape, UnusableImageError, decode, read_file
-from pytest_memscan.errors import StoreError, TrainDataError, shown_path
-from pytest_memscan.results import FLAT_IMAGE
+from pytest_memscan.data.conversion import ImageShape, UnusableImageError, decode
+from pytest_memscan.data.listing import Manifest, take_manifest
+from pytest_memscan.data.naming import describe_unusable, printable
+from pytest_memscan.data.pixel_file import pixel_file
+from pytest_memscan.data.records import Reading, Record, open_source
+from pytest_memscan.data.sources import DataSource
+from pytest_memscan.errors import TrainDataError
+from pytest_memscan.results import FLAT_IMAGE, SourceCoverage
 
-READ_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
-UNREAD_SUFFIXES = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl", ".jp2")
+Progress = Callable[[int, int | None], None]  # images read, and in all where that is known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,207 +32,182 @@ class ImageSet:
     """Training (or held-out) images at the checkpoint's size.
 
     Attributes:
-        pixels: ``(num_images, height, width, channels)`` uint8, memory-mapped, in name order.
-        names: File of each image, relative to the folder. Private: reports use ids.
-        fingerprint: sha256 over the names and contents of all files, usable or not.
-        num_found: Image files in the folder.
-        unusable: Reason -> files that could not be used, their names made printable.
+        pixels: ``(num_images, height, width, channels)`` uint8, memory-mapped, in source order.
+        names: File, member or row of each image. Private: reports use ids.
+        captions: Caption of each image, None where there is none. Private.
+        fingerprint: sha256 over the names and contents of all images, usable or not.
+        num_found: Images in the source, with those that could not be used.
+        unusable: Reason -> images that could not be used, their names made printable.
         num_resized: Images that were larger than the checkpoint's.
+        origin: Where they come from, for people: holds no private folder.
+        manifest: The files as they were before they were read; None where they cannot change.
     """
 
     pixels: NDArray[np.uint8] = field(repr=False)  # a failing test must not print these
     names: tuple[str, ...] = field(repr=False)
+    captions: tuple[str | None, ...] = field(repr=False)
     fingerprint: str
     num_found: int
     unusable: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     num_resized: int = 0
+    origin: str = ""
+    manifest: Manifest | None = field(default=None, repr=False)
 
     @property
     def is_whole(self) -> bool:
-        """Whether no file was lost that could have leaked."""
+        """Whether no image was lost that could have leaked."""
         return not set(self.unusable) - {FLAT_IMAGE}
 
-
-def list_images(folder: Path) -> list[Path]:
-    """Image files below ``folder`` by suffix, sorted by relative name.
-
-    Links to folders are not followed; one that leads out of ``folder`` is listed like a file, so
-    that what is behind it is not lost in silence.
-
-    Raises:
-        TrainDataError: No such folder, one that cannot be read, or no image in it.
-    """
-    if not os.path.exists(folder):  # unlike Path.exists, also where nobody may look
-        raise TrainDataError(f"{shown_path(folder)}: there is no such folder of images")
-    if not os.path.isdir(folder):
-        raise TrainDataError(
-            f"{shown_path(folder)} is a file; expected a folder of PNG, JPEG or WebP images"
+    @property
+    def coverage(self) -> SourceCoverage:
+        """What became of the images, as results tell it."""
+        return SourceCoverage(
+            num_found=self.num_found,
+            num_used=len(self.names),
+            num_resized=self.num_resized,
+            unusable=self.unusable,
         )
-    root = folder.resolve()
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=_refuse):
-        links = [Path(parent, name) for name in folders if Path(parent, name).is_symlink()]
-        found += [link for link in links if not link.resolve().is_relative_to(root)]
-        found += [
-            Path(parent, name)
-            for name in names
-            if Path(name).suffix.lower() in READ_SUFFIXES + UNREAD_SUFFIXES
-        ]
-    if not found:
-        kinds = ", ".join(READ_SUFFIXES)
-        raise TrainDataError(
-            f"{shown_path(folder)} holds no images ({kinds}); a scan against nothing cannot pass"
-        )
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+    def require_unchanged(self) -> None:
+        """Look at the files again; call it when everything was compared.
+
+        Raises:
+            TrainDataError: A file came, went, or was written since they were read.
+        """
+        if self.manifest is not None:
+            self.manifest.require_unchanged()
 
 
-def load_folder(
-    folder: Path,
+def load_images(
+    source: DataSource,
     shape: ImageShape,
     *,
     cache_dir: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    offline: bool = False,
+    progress: Progress = lambda done, total: None,
 ) -> ImageSet:
-    """Read, convert and fingerprint every image below ``folder``.
+    """Read, convert and fingerprint every image of a source.
 
     Args:
-        folder: Searched in all its subfolders.
+        source: Where the images are.
         shape: What the checkpoint makes.
         cache_dir: Converted pixels are kept here.
-        progress: Called with (files read, files in all).
+        offline: Use the local Hub cache only.
+        progress: Called with (images read, images in all or None).
 
     Raises:
-        TrainDataError: Nothing in the folder can be used.
+        TrainDataError: The source cannot be read, or nothing in it can be used.
+        NotCachedError: Offline, and not in the Hub cache.
         StoreError: The converted pixels cannot be written.
     """
-    files = list_images(folder)
-    digest = hashlib.sha256()
-    names: list[str] = []
-    unusable: dict[str, list[str]] = defaultdict(list)
-    num_resized = 0
-    with _scratch_file(cache_dir) as scratch:
-        with scratch.open("wb") as output:
-            for done, file in enumerate(files, start=1):
-                name = file.relative_to(folder).as_posix()
-                content = b""
-                try:
-                    content = read_file(file)
-                    if file.suffix.lower() in UNREAD_SUFFIXES:
-                        raise UnusableImageError(f"{file.suffix.lower()} files are not read")
-                    pixels, resized = decode(content, shape)
-                except UnusableImageError as reason:
-                    unusable[str(reason)].append(printable(name))
-                else:
-                    output.write(pixels.tobytes())
-                    names.append(name)
-                    num_resized += resized
-                # Hashes, since they are of one length: no name can look like a content.
-                digest.update(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest())
-                digest.update(hashlib.sha256(content).digest())
-                progress(done, len(files))
-        reasons = {reason: tuple(named) for reason, named in unusable.items()}
-        if not names:
-            raise TrainDataError(_nothing_usable(folder, len(files), reasons, shape))
-        fingerprint = digest.hexdigest()
-        pixels = _keep(scratch, cache_dir / _cache_name(fingerprint, shape), shape)
+    if source.kind == "packed":
+        return load_packed(source, shape)
+    if source.kind == "index":
+        raise TrainDataError(
+            f"{source.label} holds descriptors and no images, and this scan compares images; pass "
+            "the images themselves"
+        )
+    manifest = take_manifest(source)
+    reading = open_source(source, offline=offline)
+    tally = _Tally()
+    with pixel_file(cache_dir, shape) as file:
+        if reading.total is not None:
+            file.require_space(reading.total)
+        for done, record in enumerate(reading.records, start=1):
+            pixels = tally.count(record, shape)
+            if pixels is not None:
+                file.append(pixels)
+            progress(done, reading.total)
+        reasons = {reason: tuple(names) for reason, names in tally.unusable.items()}
+        if not tally.names:
+            raise TrainDataError(_nothing_usable(reading, tally.num_found, reasons, shape))
+        fingerprint = tally.digest.hexdigest()
+        kept = file.keep(fingerprint)
     return ImageSet(
-        pixels=pixels,
-        names=tuple(names),
+        pixels=kept,
+        names=tuple(tally.names),
+        captions=tuple(tally.captions),
         fingerprint=fingerprint,
-        num_found=len(files),
+        num_found=tally.num_found,
         unusable=reasons,
-        num_resized=num_resized,
+        num_resized=tally.num_resized,
+        origin=reading.origin,
+        manifest=manifest,
     )
 
 
-def load_packed(file: Path, shape: ImageShape) -> ImageSet:
+class _Tally:
+    """What has been read so far."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+        self.names: list[str] = []
+        self.captions: list[str | None] = []
+        self.unusable: dict[str, list[str]] = defaultdict(list)
+        self.num_found = 0
+        self.num_resized = 0
+
+    def count(self, record: Record, shape: ImageShape) -> NDArray[np.uint8] | None:
+        """The record's pixels, if it can be used."""
+        self.num_found += 1
+        # Hashes, since they are of one length: no name can look like a content.
+        self.digest.update(hashlib.sha256(record.name.encode("utf-8", "surrogatepass")).digest())
+        self.digest.update(hashlib.sha256(_as_bytes(record.content)).digest())
+        try:
+            if record.problem is not None:
+                raise UnusableImageError(record.problem)
+            pixels, resized = decode(record.content, shape)
+        except UnusableImageError as reason:
+            self.unusable[str(reason)].append(printable(record.name))
+            return None
+        self.names.append(record.name)
+        self.captions.append(record.caption)
+        self.num_resized += resized
+        return pixels
+
+
+def _as_bytes(content: bytes | NDArray[np.uint8]) -> bytes:
+    if isinstance(content, bytes):
+        return content
+    return f"{content.shape}".encode() + content.tobytes()
+
+
+def load_packed(source: DataSource, shape: ImageShape) -> ImageSet:
     """Training images that come with a built-in checkpoint: ``images`` ``(n, h, w, c)`` uint8.
 
     Raises:
-        TrainDataError: The images are not of the checkpoint's size.
+        TrainDataError: Not such a file, or its images are not of the checkpoint's size.
     """
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
-    pixels = load_file(file)["images"]
-    if pixels.shape[1:] != (shape.height, shape.width, shape.channels):
-        raise TrainDataError(f"{file.name} holds images of {pixels.shape[1:]}, expected {shape}")
+    manifest = take_manifest(source)
+    try:
+        content = source.local.read_bytes()
+        pixels = load(content)["images"]
+    except (SafetensorError, OSError, KeyError, ValueError):
+        raise TrainDataError(f"{source.label} cannot be read as packed images") from None
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != (shape.height, shape.width, shape.channels):
+        raise TrainDataError(
+            f"{source.label} holds images of {pixels.shape[1:]} {pixels.dtype}, expected {shape}"
+        )
+    if not len(pixels):
+        raise TrainDataError(f"{source.label} holds no images; a scan against nothing cannot pass")
     return ImageSet(
         pixels=pixels,
         names=tuple(f"{index:05d}" for index in range(len(pixels))),
-        fingerprint=hashlib.sha256(file.read_bytes()).hexdigest(),
+        captions=(None,) * len(pixels),
+        fingerprint=hashlib.sha256(content).hexdigest(),
         num_found=len(pixels),
+        origin=source.label,
+        manifest=manifest,
     )
-
-
-def load_images(path: Path, shape: ImageShape, *, cache_dir: Path) -> ImageSet:
-    """A folder, or the packed images of a built-in checkpoint.
-
-    Raises:
-        TrainDataError: Nothing there can be used.
-    """
-    if path.is_file() and path.suffix == ".safetensors":
-        return load_packed(path, shape)
-    return load_folder(path, shape, cache_dir=cache_dir)
-
-
-def printable(name: str) -> str:
-    r"""A file name that can be printed: anything else of it escaped.
-
-    Example:
-        >>> printable("caf\udce9\n.png")
-        'caf\\udce9\\n.png'
-    """
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in name
-    )
-
-
-def name_some(names: Sequence[str], most: int = 3) -> str:
-    """``a.png, b.png, c.png and 5 more``."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def describe_unusable(unusable: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """One line: ``2 not a readable image (a.png, b.png); 1 empty file (c.png)``."""
-    return "; ".join(f"{len(names)} {why} ({name_some(names)})" for why, names in unusable)
-
-
-def _refuse(error: OSError) -> None:
-    where = shown_path(Path(error.filename))
-    raise TrainDataError(
-        f"{printable(where)} cannot be read ({error.strerror}), so its images would be left out"
-    ) from None
 
 
 def _nothing_usable(
-    folder: Path, num_files: int, reasons: dict[str, tuple[str, ...]], shape: ImageShape
+    reading: Reading, num_found: int, reasons: dict[str, tuple[str, ...]], shape: ImageShape
 ) -> str:
     return (
-        f"none of the {num_files} images under {shown_path(folder)} can be compared with a "
+        f"none of the {num_found} images under {reading.origin} can be compared with a "
         f"checkpoint that makes {shape}: {describe_unusable(reasons.items())}"
     )
-
-
-def _cache_name(fingerprint: str, shape: ImageShape) -> str:
-    return f"{fingerprint[:32]}-{shape.height}x{shape.width}x{shape.channels}.u8"
-
-
-@contextmanager
-def _scratch_file(cache_dir: Path) -> Iterator[Path]:
-    """A file of this call alone, beside its final place; gone at the end unless moved there."""
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache_dir, suffix=".partial") as scratch:
-            yield Path(scratch, "pixels")
-    except OSError as error:
-        raise StoreError(
-            f"the converted training images cannot be written to {shown_path(cache_dir)} "
-            f"({error.strerror}); choose another folder with --memscan-cache-dir"
-        ) from None
-
-
-def _keep(scratch: Path, target: Path, shape: ImageShape) -> NDArray[np.uint8]:
-    os.replace(scratch, target)
-    flat = np.memmap(target, dtype=np.uint8, mode="r")
-    return flat.reshape(-1, shape.height, shape.width, shape.channels)

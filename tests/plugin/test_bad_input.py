@@ -192,13 +192,13 @@ def test_a_file_in_place_of_a_folder_of_images(
     check(result, pytester.path, "--memscan-train-data: .../000.png is a file", "expected a folder")
 
 
-def test_one_corrupt_image_among_good_ones_is_inconclusive_and_named(
+def test_one_corrupt_image_among_a_few_good_ones_is_an_error_and_named(
     gate: Gate, pytester: pytest.Pytester, model: Path, images: Path
 ) -> None:
     (images / "broken\x1b[31m.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     result = gate(str(model), f"--memscan-train-data={images}", *SMALL)
     words = ("1 not a readable PNG", r"broken\x1b[31m.png", "Mend or remove")
-    check(result, pytester.path, *words, code=FAILED, verdict="inconclusive")
+    check(result, pytester.path, *words, code=FAILED)
 
 
 @pytest.mark.parametrize(

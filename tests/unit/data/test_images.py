@@ -17,15 +17,10 @@ from unit.data.pictures import encode, noise
 from unprivileged import readable_folder, unprivileged
 
 from pytest_memscan.data.conversion import ImageShape, decode
-from pytest_memscan.data.images import (
-    ImageSet,
-    describe_unusable,
-    list_images,
-    load_folder,
-    load_images,
-    name_some,
-    printable,
-)
+from pytest_memscan.data.images import ImageSet, load_images
+from pytest_memscan.data.listing import list_images
+from pytest_memscan.data.naming import describe_unusable, name_some, printable
+from pytest_memscan.data.sources import DataSource
 from pytest_memscan.errors import StoreError, TrainDataError
 from pytest_memscan.results import FLAT_IMAGE
 
@@ -49,7 +44,7 @@ def cache(tmp_path: Path) -> Path:
 
 
 def load(folder: Path, cache: Path) -> ImageSet:
-    return load_folder(folder, SHAPE, cache_dir=cache)
+    return load_images(DataSource(kind="folder", path=folder), SHAPE, cache_dir=cache)
 
 
 def test_ids_follow_the_sorted_names(folder: Path, cache: Path) -> None:
@@ -67,8 +62,9 @@ def test_memory_mapped_pixels_equal_direct_conversion(folder: Path, cache: Path)
 
 
 def test_progress_counts_files_that_were_read(folder: Path, cache: Path) -> None:
-    told: list[tuple[int, int]] = []
-    load_folder(folder, SHAPE, cache_dir=cache, progress=lambda *counts: told.append(counts))
+    told: list[tuple[int, int | None]] = []
+    source = DataSource(kind="folder", path=folder)
+    load_images(source, SHAPE, cache_dir=cache, progress=lambda *counts: told.append(counts))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -144,7 +140,7 @@ def test_many_names_are_cut_to_a_few() -> None:
 
 
 def test_files_of_other_kinds_are_not_images(folder: Path, cache: Path) -> None:
-    (folder / "metadata.jsonl").write_text("{}")
+    (folder / "notes.jsonl").write_text("{}")
     (folder / "c.txt").write_text("a caption")
     assert load(folder, cache).num_found == 4
 
@@ -295,12 +291,60 @@ def test_a_damaged_file_in_the_cache_is_not_trusted(folder: Path, cache: Path) -
     np.testing.assert_array_equal(load(folder, cache).pixels, expected)
 
 
+def test_room_for_the_pixels_is_asked_for_before_anything_is_read(
+    folder: Path, cache: Path
+) -> None:
+    side = 2**24  # 4 images of this size are 3.4 petabytes
+    source = DataSource(kind="folder", path=folder)
+    read: list[int] = []
+    with pytest.raises(StoreError, match=r"need 3,377,699\.7 GB \(4 of .*--memscan-cache-dir"):
+        load_images(
+            source,
+            ImageShape(height=side, width=side, channels=3),
+            cache_dir=cache,
+            progress=lambda done, total: read.append(done),
+        )
+    assert not read
+    assert not list(cache.iterdir())
+
+
 def test_packed_images_of_a_builtin_checkpoint_are_read(tmp_path: Path, cache: Path) -> None:
     pixels = np.stack([noise(seed=seed) for seed in range(3)])
     file = tmp_path / "train_images.safetensors"
+    source = DataSource(kind="packed", path=file)
     save_file({"images": pixels}, file)
-    images = load_images(file, SHAPE, cache_dir=cache)
+    images = load_images(source, SHAPE, cache_dir=cache)
     np.testing.assert_array_equal(images.pixels, pixels)
     assert images.names == ("00000", "00001", "00002")
+    assert images.captions == (None, None, None)
     with pytest.raises(TrainDataError, match="holds images of"):
-        load_images(file, ImageShape(height=4, width=8, channels=3), cache_dir=cache)
+        load_images(source, ImageShape(height=4, width=8, channels=3), cache_dir=cache)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"x", b"version https://git-lfs", b"\xff" * 8 + b"{}"], ids=repr
+)
+def test_packed_images_that_are_damaged_are_an_error(
+    tmp_path: Path, cache: Path, content: bytes
+) -> None:
+    file = tmp_path / "images.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(TrainDataError, match=r"\.\.\./images\.safetensors "):
+        load_images(DataSource(kind="packed", path=file), SHAPE, cache_dir=cache)
+
+
+def test_packed_arrays_of_another_name_or_type_are_an_error(tmp_path: Path, cache: Path) -> None:
+    file = tmp_path / "images.safetensors"
+    for arrays in (
+        {"pixels": np.zeros((1, 8, 8, 3), np.uint8)},
+        {"images": np.zeros((1, 8, 8, 3), np.float32)},
+        {"images": np.zeros((0, 8, 8, 3), np.uint8)},
+    ):
+        save_file(arrays, file)
+        with pytest.raises(TrainDataError, match=r"\.\.\./images\.safetensors "):
+            load_images(DataSource(kind="packed", path=file), SHAPE, cache_dir=cache)
+
+
+def test_an_index_holds_no_images(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(TrainDataError, match=r"index:\.\.\./saved holds descriptors and no images"):
+        load_images(DataSource(kind="index", path=tmp_path / "saved"), SHAPE, cache_dir=cache)

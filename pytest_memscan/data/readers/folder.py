@@ -1,0 +1,52 @@
+"""One file an image, in a folder with all its subfolders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from operator import itemgetter
+from pathlib import Path
+
+from pytest_memscan.data.conversion import UnusableImageError, read_file
+from pytest_memscan.data.listing import walk_folder
+from pytest_memscan.data.readers.captions import Caption, read_captions
+from pytest_memscan.data.records import Reading, Record
+from pytest_memscan.data.sources import UNREAD_SUFFIXES, DataSource
+
+
+def open_folder(source: DataSource) -> Reading:
+    """Every image in name order, then every image that captions name and nobody finds.
+
+    Raises:
+        TrainDataError: No image, or captions that cannot be read.
+    """
+    folder = source.local
+    found = walk_folder(folder)
+    captions = read_captions(folder, found.captions)
+    names = {path.relative_to(folder).as_posix(): path for path in found.images}
+    absent = {name: each for name, each in captions.items() if name not in names}
+    return Reading(
+        records=_records(names, captions, absent),
+        total=len(names) + len(absent),
+        origin=source.label,
+    )
+
+
+def _records(
+    files: Mapping[str, Path], captions: Mapping[str, Caption], absent: Mapping[str, Caption]
+) -> Iterator[Record]:
+    for name, path in files.items():
+        content, problem = _read(path)
+        text = captions[name].text if name in captions else None
+        yield Record(name=name, content=content, caption=text, problem=problem)
+    for name, caption in sorted(absent.items(), key=itemgetter(0)):
+        problem = f"named in {caption.named_in} but absent"
+        yield Record(name=name, content=b"", caption=caption.text, problem=problem)
+
+
+def _read(path: Path) -> tuple[bytes, str | None]:
+    suffix = path.suffix.lower()
+    try:
+        content = read_file(path)
+    except UnusableImageError as reason:
+        return b"", str(reason)
+    return content, f"{suffix} files are not read" if suffix in UNREAD_SUFFIXES else None
