@@ -6,6 +6,7 @@
     ├── OptionError         an option or the policy file is wrong; nothing was started (exit 4)
     ├── CheckpointError     the checkpoint cannot be found, trusted or loaded
     ├── TrainDataError      the training or held-out images cannot be used
+    ├── DescriptorError     the descriptor's weights are missing, damaged or of another network
     └── StoreError          the folder of generated images is busy or damaged
 
 Every message names the option or file, says what was found, and what to do about it.
@@ -30,6 +31,10 @@ class CheckpointError(MemscanError):
 
 class TrainDataError(MemscanError):
     """The training or held-out images cannot be used."""
+
+
+class DescriptorError(MemscanError):
+    """The descriptor's weights are missing, damaged, or not of the network they should be."""
 
 
 class StoreError(MemscanError):
