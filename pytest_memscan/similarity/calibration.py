@@ -1,18 +1,19 @@
 """How close two different real images come, and what a generated image must undercut.
 
-The published cuts on the neighbour-normalised distance say nothing about how often images that
-are *not* copies reach them; at low resolution that is often. The *null* does: the ratio of each
-real image to the training images other than itself (leave-one-out), or of held-out images to
-the training images. A generated image is a confirmed copy only when it is closer than all but a
-share ``FALSE_MATCHES / num_generated`` of such real images would be, so that a model that makes
-new images, however close, has ``FALSE_MATCHES`` expected false alarms in the *whole* scan. From
+The published cuts say nothing about how often images that are *not* copies reach them; at low
+resolution that is often. The *null* does: the dissimilarity of each real image from the nearest
+training image other than itself (leave-one-out), or of held-out images from the training images.
+A generated image is a confirmed copy only when it is closer than all but a share
+``FALSE_MATCHES / num_generated`` of such real images would be, so that a model that makes new
+images, however close, has ``FALSE_MATCHES`` expected false alarms in the *whole* scan. From
 ``FALSE_MATCHES / MIN_PROBABILITY`` images on, the share stays at ``MIN_PROBABILITY``, since a cut
 that shrinks with every image would end up confirming nothing; the false alarms then expected
 are printed, and subtracted from the lower bound of what was extracted.
 
 That share is smaller than one image of the null, so its tail is continued by the power law that
 nearest-neighbour distances follow (`statistics.power_law_tail`), with the lower confidence
-bound of the exponent: the cut errs towards fewer confirmed copies.
+bound of the exponent: the cut errs towards fewer confirmed copies. One minus a cosine is half the
+squared distance of two unit vectors, so it follows a power law too, of half the exponent.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_memscan.results import Calibration
-from pytest_memscan.similarity.pixels import NUM_NEIGHBOURS
+from pytest_memscan.metrics import Level, similarity_levels
+from pytest_memscan.reports.text import cut_text
+from pytest_memscan.results import Calibration, Measure
 from pytest_memscan.statistics import PowerLawTail, power_law_tail
 
 FALSE_MATCHES = 0.05  # expected in a whole scan of a model that copies nothing
@@ -31,13 +33,14 @@ TAIL_SHARE = 0.1  # of the null that counts as its tail
 MIN_TAIL = 40  # smallest ratios, unless that is more than half of the null
 MAX_TAIL = 500  # deeper in the tail the power law holds better
 REPORTED_QUANTILES = (0.001, 0.01, 0.05, 0.5)
+LEVEL_SHARES = (0.1, 0.01, 0.001)  # of images that copy nothing, at low, mid and high
 
 
 def fit_null(null: NDArray[np.float64]) -> PowerLawTail:
-    """Distribution of the ratio of real images to other training images.
+    """Distribution of the dissimilarity of real images from other training images.
 
     Args:
-        null: ``(num_null,)`` neighbour-normalised L2 to the nearest other training image,
+        null: ``(num_null,)`` dissimilarity from the nearest other training image,
             near-duplicates removed.
 
     Raises:
@@ -54,17 +57,19 @@ def calibrate(
     *,
     source: str,
     num_generated: int,
-    num_train: int,
     level_cut: float,
-) -> Calibration:
-    """The ratio at or below which a match is a confirmed copy.
+    measure: Measure,
+    caveat: str = "",
+) -> tuple[Calibration, float]:
+    """The cut that a confirmed copy reaches, and the same as a dissimilarity.
 
     Args:
         null: As for `fit_null`.
         source: "leave-one-out" or "held-out".
         num_generated: Valid generated images in the scan.
-        num_train: Distinct training images compared with.
-        level_cut: Published cut of the closest level; confirmed matches lie below it too.
+        level_cut: Cut of the closest level; confirmed matches lie below it too.
+        measure: Units of the scores in the result.
+        caveat: Added to the rule, where the measure has a weakness here.
 
     Raises:
         ValueError: Too few real images.
@@ -73,34 +78,42 @@ def calibrate(
     probability = max(MIN_PROBABILITY, FALSE_MATCHES / num_generated)
     cut = min(level_cut, tail.quantile(probability))
     at_cut = tail.probability(cut)
-    return Calibration(
+    calibration = Calibration(
         source=source,
         num_null=len(null),
-        null_minimum=float(null.min()),
+        null_closest=measure.score(float(null.min())),
         null_quantiles={
-            f"{share:g}": float(np.quantile(null, share)) for share in REPORTED_QUANTILES
+            f"{share:g}": measure.score(float(np.quantile(null, share)))
+            for share in REPORTED_QUANTILES
         },
         tail_size=round(tail.tail_share * tail.num_values),
         tail_exponent=tail.exponent,
         tail_exponent_lower=tail.exponent_lower,
         false_match_probability=at_cut,
-        confirmed_cut=cut,
+        confirmed_cut=measure.score(cut),
         expected_false_matches=at_cut * num_generated,
-        rule=_rule(source, len(null), num_train, cut, at_cut * num_generated),
+        rule=_rule(source, len(null), measure, measure.score(cut), at_cut * num_generated) + caveat,
     )
+    return calibration, cut
 
 
-def _rule(source: str, num_null: int, num_train: int, cut: float, expected: float) -> str:
+def levels_of_null(null: NDArray[np.float64]) -> tuple[Level, ...]:
+    """Levels for a descriptor that nobody published any for.
+
+    Low, mid and high are the similarities that an image which copies nothing reaches with a
+    training image in one of 10, 100 and 1,000 cases.
+
+    Raises:
+        ValueError: Too few real images, or so alike that there are no three different cuts.
+    """
+    tail = fit_null(null)
+    return similarity_levels(*(1 - tail.quantile(share) for share in LEVEL_SHARES))
+
+
+def _rule(source: str, num_null: int, measure: Measure, cut: float, expected: float) -> str:
     real = "training images left out one by one" if source == "leave-one-out" else "held-out images"
-    rule = (
-        f"a match is a confirmed copy at a ratio of at most {cut:.2f}: high level, and closer than "
+    return (
+        f"a match is a confirmed copy at a {cut_text(measure, cut)}: high level, and closer than "
         f"{num_null} {real} lead one to expect of any image that is not a copy "
         f"({expected:.2g} false matches expected in the whole scan)"
     )
-    if num_train <= NUM_NEIGHBOURS:
-        rule += (
-            f"; with only {num_train} training images the neighbourhood is the whole set and the "
-            "lower half of the null is its tail, so only very close copies are confirmed: more "
-            "real images (--memscan-holdout) sharpen it"
-        )
-    return rule

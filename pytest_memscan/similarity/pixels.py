@@ -5,8 +5,8 @@ Pixels are 8-bit integers, so squared distances are integers too and are compute
 float32 product would be off by up to 0.4 % on near-duplicates, the pairs that matter.
 
 Cost: ``num_generated * num_train * num_pixels`` multiply-adds. Memory: inputs as given, plus
-under 600 MB for one tile of each side (at most ``TILE_BYTES`` of pixels, squared as int32) and
-one tile of distances (``TILE_GENERATED * TILE_TRAIN`` of up to 30 bytes), whatever their number.
+under 400 MB for one tile of each side (at most ``TILE_BYTES`` of pixels) and one tile of distances
+(``TILE_GENERATED * TILE_TRAIN`` of up to 30 bytes), whatever their number.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pytest_memscan.similarity.products import INT32_SAFE_VALUES, integer_product
+
 NUM_NEIGHBOURS = 50  # Carlini et al. 2023, section 5.1
 ALPHA = 0.5  # Carlini et al. 2023, section 5.1
 TILE_GENERATED = 1024
 TILE_TRAIN = 4096
 TILE_BYTES = 2**25  # of 8-bit pixels
-_INT32_SAFE_PIXELS = 2**16  # 2**16 products of at most 2**14 stay below 2**31
+_SQUARED_AT_ONCE = 2**17  # pixels, so that their squares stay in the processor's cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +162,7 @@ def _rows_per_tile(most: int, num_pixels: int) -> int:
 
 def _merge(best: torch.Tensor | None, keys: torch.Tensor, k: int) -> torch.Tensor:
     """The k smallest of what was kept and a new tile, ascending."""
-    smallest = keys.topk(min(k, keys.shape[1]), largest=False).values
+    smallest = keys.topk(min(k, keys.shape[1]), largest=False, sorted=False).values
     if best is not None:
         smallest = torch.cat([best, smallest], dim=1)
     return smallest.sort(dim=1).values[:, :k]
@@ -176,29 +178,16 @@ def _subtract_twice_the_product(
     keys: torch.Tensor, left: torch.Tensor, right: torch.Tensor
 ) -> None:
     """``keys -= 2 * left @ right.T``, exactly: turns sums of norms into squared distances."""
-    for start in range(0, left.shape[1], _INT32_SAFE_PIXELS):
-        block = slice(start, start + _INT32_SAFE_PIXELS)
-        keys.sub_(_integer_product(left[:, block], right[:, block]), alpha=2)
+    for start in range(0, left.shape[1], INT32_SAFE_VALUES):
+        block = slice(start, start + INT32_SAFE_VALUES)
+        keys.sub_(integer_product(left[:, block], right[:, block]), alpha=2)
 
 
 def _squared_norms(images: torch.Tensor) -> torch.Tensor:
-    return images.to(torch.int32).square_().sum(dim=1, dtype=torch.int64)
-
-
-def _integer_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """``left @ right.T`` of int8 matrices in int32, ``(len(left), len(right))``.
-
-    CUDA's kernel wants more than 16 rows and multiples of 8 elsewhere, so all sides are padded
-    with zeros, which add nothing to a product.
-    """
-    rows, columns, inner = len(left), len(right), left.shape[1]
-    if left.is_cuda:
-        left = _pad(left, max(32, -(-rows // 8) * 8), -(-inner // 16) * 16)
-        right = _pad(right, -(-columns // 16) * 16, -(-inner // 16) * 16)
-    product: torch.Tensor = torch._int_mm(left.contiguous(), right.contiguous().T)
-    return product[:rows, :columns]
-
-
-def _pad(matrix: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    missing = (0, columns - matrix.shape[1], 0, rows - matrix.shape[0])
-    return torch.nn.functional.pad(matrix, missing)
+    """Of int8 rows, in int64: exact, since float64 holds every integer up to 2**53."""
+    at_once = max(1, _SQUARED_AT_ONCE // images.shape[1])
+    norms = [
+        images[start : start + at_once].to(torch.float64).square_().sum(dim=1)
+        for start in range(0, len(images), at_once)
+    ]
+    return torch.cat(norms).to(torch.int64)

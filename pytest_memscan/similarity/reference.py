@@ -7,104 +7,225 @@ sampled rows then stay apart, and the record says how many rows were compared.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_memscan.similarity.duplicates import near_duplicate_groups
-from pytest_memscan.similarity.pixels import Neighbours, nearest_neighbours
+from pytest_memscan.metrics import LEVELS, Level
+from pytest_memscan.results import RATIO, Measure
+from pytest_memscan.similarity.duplicates import (
+    DuplicateGroups,
+    near_duplicate_groups,
+    nearest_groups,
+    random_pair_distance,
+)
+from pytest_memscan.similarity.pixels import (
+    ALPHA,
+    NUM_NEIGHBOURS,
+    nearest_neighbours,
+    neighbour_normalised,
+)
+from pytest_memscan.similarity.planted import ALTERATIONS, altered, planted_rows
 
 ALL_PAIRS = 20_000
 SAMPLED_ROWS = 4_096
-_DUPLICATES_LOOKED_AT = 20  # nearest merged images that may be closer than their representative
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainReference:
-    """What generated images are compared with.
+class NearestTrain:
+    """For each image its nearest training images, one for each group of near-duplicates.
 
-    Attributes:
-        pixels: ``(num_groups, ...)`` uint8, one representative for each group of duplicates.
-        train_ids: ``(num_groups,)`` training id of each representative.
-        duplicates: ``(num_duplicates, ...)`` uint8, the images merged into a group.
-        duplicate_groups: ``(num_duplicates,)`` row of ``pixels`` each was merged into.
-        null: ``(num_null,)`` neighbour-normalised L2 from a representative to the nearest other.
-        num_compared: Training images whose neighbours were searched for duplicates.
+    ``dissimilarities`` and ``train_ids`` ``(num_images, num_neighbours)``, ascending, complete to
+    the largest cut of the levels; infinity and -1 where a row has fewer.
+    ``distances`` ``(num_images,)`` normalised L2 to the nearest; None where pixels are not
+    compared.
     """
 
-    pixels: NDArray[np.uint8]
+    dissimilarities: NDArray[np.float64]
     train_ids: NDArray[np.int64]
-    duplicates: NDArray[np.uint8]
-    duplicate_groups: NDArray[np.int64]
-    null: NDArray[np.float64]
+    distances: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planted:
+    """Altered training images, what they were found to be nearest to, and what they are."""
+
+    name: str
+    sentence: str
+    nearest: NearestTrain
+    originals: NDArray[np.int64]  # id of the representative of each one's original
+
+
+class Reference(Protocol):
+    """What generated images are compared with, whatever the measure."""
+
+    @property
+    def measure(self) -> Measure:
+        """What a score says."""
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """Low, mid and high, as dissimilarities."""
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Height, width and channels of what can be compared."""
+
+    @property
+    def groups(self) -> DuplicateGroups:
+        """Training images by group of near-duplicates."""
+
+    @property
+    def num_compared(self) -> int:
+        """Training images whose surroundings were searched for duplicates."""
+
+    @property
+    def null(self) -> NDArray[np.float64]:
+        """Dissimilarity from a representative to the nearest other group, ``(num_null,)``."""
+
+    @property
+    def record(self) -> Mapping[str, str]:
+        """What two results must share before their scores may be compared."""
+
+    @property
+    def caveat(self) -> str:
+        """A weakness of the measure on these images; empty where there is none."""
+
+    def nearest(self, images: NDArray[np.uint8]) -> NearestTrain:
+        """The nearest groups of ``(num_images, height, width, channels)`` images."""
+
+    def planted(self) -> Iterator[Planted]:
+        """Altered training images, each with what it is nearest to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelReference:
+    """Training images compared by the neighbour-normalised L2 of their pixels.
+
+    Attributes:
+        pixels: ``(num_train, height, width, channels)`` uint8; may be a memory map.
+        groups: See `Reference`, as for the other attributes.
+        device: Where distances are computed.
+    """
+
+    pixels: NDArray[np.uint8] = field(repr=False)
+    groups: DuplicateGroups = field(repr=False)
     num_compared: int
+    null: NDArray[np.float64] = field(repr=False)
+    device: str = "cpu"
 
-    def neighbours(self, images: NDArray[np.uint8], *, device: str = "cpu") -> Neighbours:
-        """The nearest groups of each image, ``train_ids`` being those of representatives.
+    measure = RATIO
+    levels = LEVELS
 
-        A group is as close as its closest member.
-        """
-        near = nearest_neighbours(images, self.pixels, device=device)
-        if len(self.duplicates):
-            k = _DUPLICATES_LOOKED_AT
-            merged = nearest_neighbours(images, self.duplicates, k=k, device=device)
-            near = _closest_member(near, merged, self.duplicate_groups)
-        return Neighbours(
-            squared=near.squared,
-            train_ids=self.train_ids[near.train_ids],
-            num_pixels=near.num_pixels,
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Height, width and channels."""
+        return self.pixels.shape[1:]
+
+    @property
+    def record(self) -> Mapping[str, str]:
+        """The distance and its constants."""
+        return {
+            "similarity": f"{RATIO.name}, n={NUM_NEIGHBOURS}, alpha={ALPHA}, 8-bit pixels",
+        }
+
+    @property
+    def caveat(self) -> str:
+        """With few images, their neighbourhood is the whole set."""
+        if len(self.groups.representatives) > NUM_NEIGHBOURS:
+            return ""
+        return (
+            f"; with only {len(self.groups.representatives)} training images the neighbourhood is "
+            "the whole set and the lower half of the null is its tail, so only very close copies "
+            "are confirmed: more real images (--memscan-holdout) sharpen it"
         )
 
+    def nearest(self, images: NDArray[np.uint8]) -> NearestTrain:
+        """The 50 nearest groups of each image, see `Reference`."""
+        distances, train_ids = nearest_groups(
+            lambda rows, k: _pixel_search(images[rows], self.pixels, k=k, device=self.device),
+            len(images),
+            self.groups,
+            k=NUM_NEIGHBOURS,
+        )
+        return NearestTrain(
+            dissimilarities=neighbour_normalised(distances),
+            train_ids=train_ids,
+            distances=distances[:, 0],
+        )
 
-def prepare(train: NDArray[np.uint8], *, device: str = "cpu") -> TrainReference:
+    def planted(self) -> Iterator[Planted]:
+        """Some of the training images, altered in every known way."""
+        rows = planted_rows(len(self.pixels))
+        originals = self.groups.representative_of(rows)
+        for name, (sentence, _) in ALTERATIONS.items():
+            near = self.nearest(altered(name, self.pixels[rows]))
+            yield Planted(name=name, sentence=sentence, nearest=near, originals=originals)
+
+
+def prepare(train: NDArray[np.uint8], *, device: str = "cpu") -> PixelReference:
     """Merge near-duplicates and measure the leave-one-out null.
 
     Args:
-        train: ``(num_train, ...)`` uint8, at least two images; may be a memory map.
+        train: ``(num_train, height, width, channels)`` uint8, at least two images; may be a
+            memory map.
         device: Where distances are computed.
 
     Raises:
         ValueError: Fewer than two training images.
     """
-    rows = np.arange(len(train))
-    if len(train) > ALL_PAIRS:
-        rows = np.sort(np.random.default_rng(0).choice(len(train), SAMPLED_ROWS, replace=False))
-    near = nearest_neighbours(train[rows], train, exclude=rows, device=device)
-    groups = near_duplicate_groups(near, rows=rows, train=train)
-    keep = groups.representatives
-    merged = np.setdiff1d(np.arange(len(train)), keep)
-    null = near.ratios[:, 0]
-    pixels = train
-    if len(merged):
-        pixels = train[keep]
-        own = np.flatnonzero(np.isin(keep, rows))
-        null = np.empty(0)
-        if len(keep) > 1:
-            null = nearest_neighbours(pixels[own], pixels, exclude=own, device=device).ratios[:, 0]
-    return TrainReference(
-        pixels=pixels,
-        train_ids=keep,
-        duplicates=train[merged],
-        duplicate_groups=groups.group_of[merged],
-        null=null,
-        num_compared=len(rows),
+    rows = searched_rows(len(train))
+    distances, train_ids = _pixel_search(
+        train[rows], train, k=NUM_NEIGHBOURS, exclude=rows, device=device
+    )
+    groups = near_duplicate_groups(
+        distances,
+        train_ids,
+        rows=rows,
+        num_train=len(train),
+        typical_distance=random_pair_distance(train) / _normaliser(train),
+    )
+    null = np.empty(0)
+    if len(groups.representatives) > 1:
+        kept = rows[np.isin(rows, groups.representatives)]
+        apart, _ = nearest_groups(
+            lambda some, k: _pixel_search(
+                train[kept[some]], train, k=k, exclude=kept[some], device=device
+            ),
+            len(kept),
+            groups,
+            k=NUM_NEIGHBOURS,
+            own=groups.group_of[kept],
+        )
+        null = neighbour_normalised(apart)[:, 0]
+    return PixelReference(
+        pixels=train, groups=groups, num_compared=len(rows), null=null, device=device
     )
 
 
-def _closest_member(
-    near: Neighbours, merged: Neighbours, group_of: NDArray[np.int64]
-) -> Neighbours:
-    """Neighbours by group, when some members stand apart from their representative."""
-    squared = np.concatenate([near.squared, merged.squared], axis=1)
-    groups = np.concatenate([near.train_ids, group_of[merged.train_ids]], axis=1)
-    order = np.lexsort((groups, squared), axis=1)
-    squared = np.take_along_axis(squared, order, axis=1)
-    groups = np.take_along_axis(groups, order, axis=1)
-    kept_squared = np.empty_like(near.squared)
-    kept_groups = np.empty_like(near.train_ids)
-    for row in range(len(groups)):
-        _, first = np.unique(groups[row], return_index=True)
-        first = np.sort(first)[: near.squared.shape[1]]
-        kept_squared[row], kept_groups[row] = squared[row, first], groups[row, first]
-    return Neighbours(squared=kept_squared, train_ids=kept_groups, num_pixels=near.num_pixels)
+def searched_rows(num_train: int) -> NDArray[np.int64]:
+    """Training ids whose surroundings are searched: all, or a fixed random choice of many."""
+    if num_train <= ALL_PAIRS:
+        return np.arange(num_train)
+    chosen = np.random.default_rng(0).choice(num_train, SAMPLED_ROWS, replace=False)
+    return np.sort(chosen).astype(np.int64)
+
+
+def _pixel_search(
+    images: NDArray[np.uint8],
+    train: NDArray[np.uint8],
+    *,
+    k: int,
+    exclude: NDArray[np.int64] | None = None,
+    device: str,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    near = nearest_neighbours(images, train, k=k, exclude=exclude, device=device)
+    return near.distances, near.train_ids
+
+
+def _normaliser(images: NDArray[np.uint8]) -> float:
+    """What a plain L2 distance of 8-bit pixels is divided by to be normalised."""
+    return float(np.sqrt(np.prod(images.shape[1:]))) * 255.0

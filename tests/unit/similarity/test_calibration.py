@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pytest_memscan.similarity.calibration import FALSE_MATCHES, calibrate, fit_null
+from pytest_memscan.results import RATIO, Measure
+from pytest_memscan.similarity.calibration import (
+    FALSE_MATCHES,
+    calibrate,
+    fit_null,
+    levels_of_null,
+)
 from pytest_memscan.similarity.pixels import NDArray, nearest_neighbours
 from pytest_memscan.similarity.reference import prepare
 
@@ -26,9 +32,9 @@ def confirmed_cut(train: NDArray[np.uint8], num_generated: int) -> float:
         null,
         source="leave-one-out",
         num_generated=num_generated,
-        num_train=len(train),
         level_cut=HIGH,
-    ).confirmed_cut
+        measure=RATIO,
+    )[1]
 
 
 def test_published_cuts_alone_would_accuse_images_that_are_not_copies() -> None:
@@ -71,8 +77,8 @@ def test_expected_false_matches_are_stated() -> None:
 
     def expected(num_generated: int) -> float:
         return calibrate(
-            null, source="x", num_generated=num_generated, num_train=400, level_cut=HIGH
-        ).expected_false_matches
+            null, source="x", num_generated=num_generated, level_cut=HIGH, measure=RATIO
+        )[0].expected_false_matches
 
     assert expected(1000) == pytest.approx(FALSE_MATCHES)
     assert expected(10**6) == pytest.approx(10.0)
@@ -80,19 +86,48 @@ def test_expected_false_matches_are_stated() -> None:
 
 def test_the_cut_never_exceeds_the_published_level() -> None:
     far_apart = np.linspace(1.9, 2.0, 200)
-    made = calibrate(
-        far_apart, source="leave-one-out", num_generated=300, num_train=200, level_cut=HIGH
+    made, cut = calibrate(
+        far_apart, source="leave-one-out", num_generated=300, level_cut=HIGH, measure=RATIO
     )
-    assert made.confirmed_cut == HIGH
+    assert made.confirmed_cut == cut == HIGH
     assert made.expected_false_matches < FALSE_MATCHES
 
 
 def test_small_sets_say_which_rule_applied() -> None:
-    null = prepare(correlated_images(40, 0)).null
-    made = calibrate(null, source="leave-one-out", num_generated=300, num_train=40, level_cut=HIGH)
+    reference = prepare(correlated_images(40, 0))
+    assert "only 40 training images" in reference.caveat
+    made, _ = calibrate(
+        reference.null,
+        source="leave-one-out",
+        num_generated=300,
+        level_cut=HIGH,
+        measure=RATIO,
+        caveat=reference.caveat,
+    )
     assert made.tail_size == 20
-    assert "only 40 training images" in made.rule
     assert "--memscan-holdout" in made.rule
+
+
+def test_a_similarity_is_calibrated_in_its_own_units() -> None:
+    """The same numbers as dissimilarities: the cut is one minus theirs."""
+    null = np.linspace(0.3, 0.9, 300)
+    measure = Measure(name="cosine", word="similarity", higher_is_closer=True)
+    settings = {"source": "held-out", "num_generated": 500, "level_cut": 0.4}
+    as_ratio, cut = calibrate(null, **settings, measure=RATIO)  # type: ignore[arg-type]
+    as_cosine, same_cut = calibrate(null, **settings, measure=measure)  # type: ignore[arg-type]
+    assert same_cut == cut == as_ratio.confirmed_cut
+    assert as_cosine.confirmed_cut == 1 - cut
+    assert as_cosine.null_closest == pytest.approx(0.7)
+    assert as_cosine.null_quantiles["0.5"] == pytest.approx(0.4)
+    assert "similarity of at least" in as_cosine.rule
+    assert as_cosine.false_match_probability == as_ratio.false_match_probability
+
+
+def test_levels_of_a_null_are_reached_by_one_in_ten_hundred_and_thousand() -> None:
+    null = 0.9 * np.random.default_rng(0).random(20_000) ** (1 / 6)  # P(d < r) = (r / 0.9) ** 6
+    fresh = 0.9 * np.random.default_rng(1).random(200_000) ** (1 / 6)
+    for level, share in zip(levels_of_null(null), (0.1, 0.01, 0.001), strict=True):
+        assert (fresh <= level.cut).mean() == pytest.approx(share, rel=0.35)
 
 
 def test_too_few_real_images_are_refused() -> None:

@@ -24,9 +24,9 @@ def slightly_changed(image: Images, seed: int = 1) -> Images:
 
 def test_different_images_stay_apart() -> None:
     made = prepare(strangers(80))
-    assert len(made.pixels) == 80
-    assert len(made.duplicates) == 0
-    np.testing.assert_array_equal(made.train_ids, np.arange(80))
+    np.testing.assert_array_equal(made.groups.representatives, np.arange(80))
+    np.testing.assert_array_equal(made.groups.group_of, np.arange(80))
+    assert made.groups.largest(5) == ()
 
 
 def test_near_duplicates_are_merged_into_the_lowest_id() -> None:
@@ -34,8 +34,8 @@ def test_near_duplicates_are_merged_into_the_lowest_id() -> None:
     train[40] = train[3]
     train[60] = slightly_changed(train[3])
     made = prepare(train)
-    assert len(made.pixels) == 78
-    assert set(range(80)) - set(made.train_ids.tolist()) == {40, 60}
+    assert made.groups.redundant.tolist() == [40, 60]
+    assert made.groups.largest(5) == ((3, 40, 60),)
 
 
 @pytest.mark.parametrize("copies", [30, 70, 120])
@@ -45,13 +45,13 @@ def test_a_large_family_of_near_duplicates_is_one_group(copies: int) -> None:
     for copy in range(1, copies):
         train[copy] = slightly_changed(train[0], seed=copy)
     made = prepare(train)
-    assert len(made.pixels) == 200 - copies + 1
-    assert made.train_ids[0] == 0
+    assert len(made.groups.representatives) == 200 - copies + 1
+    assert made.groups.largest(1) == (tuple(range(copies)),)
 
 
 def test_a_set_of_identical_images_is_one_group() -> None:
     made = prepare(np.repeat(strangers(1), 60, axis=0))
-    assert made.train_ids.tolist() == [0]
+    assert made.groups.representatives.tolist() == [0]
     assert len(made.null) == 0
 
 
@@ -68,9 +68,9 @@ def test_a_copied_duplicate_counts_for_its_group_at_its_own_distance() -> None:
     train = strangers(80)
     train[60] = slightly_changed(train[3])
     made = prepare(train)
-    near = made.neighbours(train[60:61])
+    near = made.nearest(train[60:61])
     assert near.train_ids[0, 0] == 3
-    assert near.squared[0, 0] == 0
+    assert near.dissimilarities[0, 0] == 0
     assert len(set(near.train_ids[0].tolist())) == near.train_ids.shape[1]
 
 
@@ -81,9 +81,9 @@ def test_duplicates_do_not_hide_a_copy() -> None:
         train[copy] = slightly_changed(train[0], seed=copy)
     generated = slightly_changed(train[0], seed=999)[None]
     assert nearest_neighbours(generated, train).ratios[0, 0] > 1
-    near = prepare(train).neighbours(generated)
+    near = prepare(train).nearest(generated)
     assert near.train_ids[0, 0] == 0
-    assert near.ratios[0, 0] < 0.1
+    assert near.dissimilarities[0, 0] < 0.1
 
 
 def test_above_a_size_only_a_sample_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +93,37 @@ def test_above_a_size_only_a_sample_is_compared(monkeypatch: pytest.MonkeyPatch)
     whole_null = nearest_neighbours(train, train, exclude=np.arange(200)).ratios[:, 0]
     made = prepare(train)
     assert made.num_compared == 30
-    assert len(made.pixels) == 200
+    assert len(made.groups.representatives) == 200
     assert len(made.null) == 30
     assert set(made.null.tolist()) <= set(whole_null.tolist())
+
+
+def test_the_neighbourhood_is_of_groups_not_of_their_members() -> None:
+    """Written from the definition: distance to a group is that to its closest member."""
+    train = strangers(130)
+    for copy in range(100, 130):
+        train[copy] = slightly_changed(train[copy % 7], seed=copy)
+    generated = strangers(5, seed=9)
+    near = prepare(train).nearest(generated)
+    flat = train.reshape(130, -1).astype(float)
+    for row, image in enumerate(generated.reshape(5, -1).astype(float)):
+        to_each = np.sqrt(np.square(flat - image).mean(axis=1)) / 255
+        to_group = {number: to_each[number] for number in range(100)}
+        for copy in range(100, 130):
+            to_group[copy % 7] = min(to_group[copy % 7], to_each[copy])
+        closest = sorted(to_group.items(), key=lambda item: item[1])[:50]
+        scale = 0.5 * np.mean([distance for _, distance in closest])
+        assert near.train_ids[row].tolist() == [number for number, _ in closest]
+        np.testing.assert_allclose(
+            near.dissimilarities[row], [distance / scale for _, distance in closest], rtol=1e-12
+        )
+
+
+def test_planted_copies_are_nearest_to_the_group_of_their_original() -> None:
+    train = strangers(100)
+    train[70] = train[2]
+    for planted in prepare(train).planted():
+        if planted.name == "jpeg":
+            continue  # noise does not survive it
+        assert len(planted.originals) == 59
+        assert 70 not in planted.originals
