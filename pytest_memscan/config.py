@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_memscan.data.sources import DataSource
 from pytest_memscan.errors import OptionError, shown_path
 from pytest_memscan.policy import DEFAULT_POLICY, Threshold, check_can_be_shown, parse_threshold
 from pytest_memscan.settings import (
     DEFAULT_IMAGES,
     DTYPES,
     IMAGE_MODES,
+    PIXELS,
     SCANS,
     Budget,
     Given,
@@ -26,6 +28,7 @@ from pytest_memscan.settings import (
     default_reports,
     parse_boolean,
     parse_budget,
+    parse_descriptor,
     parse_device,
     parse_integer,
     parse_one_of,
@@ -33,7 +36,9 @@ from pytest_memscan.settings import (
     parse_reports,
     parse_scans,
     parse_thresholds,
+    parse_train_source,
 )
+from pytest_memscan.similarity.weights import default_cache_dir
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,6 +56,7 @@ TOML_KEYS = [
     "dtype",
     "batch_size",
     "scans",
+    "descriptor",
     "offline",
     "cache_dir",
     "report",
@@ -65,8 +71,8 @@ class Config:
     """Every effective setting of a run; ``sources`` says where each was set."""
 
     model: str
-    train_data: Path | None
-    holdout: Path | None
+    train_source: DataSource | None
+    holdout_source: DataSource | None
     thresholds: tuple[Threshold, ...]
     budget: Budget
     steps: int  # denoiser calls per image
@@ -75,6 +81,7 @@ class Config:
     dtype: str
     batch_size: int
     scans: tuple[str, ...]
+    descriptor: str  # what images are compared by: pixels, or the name of a descriptor
     offline: bool
     cache_dir: Path
     use_cache: bool
@@ -86,6 +93,16 @@ class Config:
     def __repr__(self) -> str:
         # A traceback with --showlocals must not tell where somebody keeps their data.
         return f"<memscan config of {self.label}>"
+
+    @property
+    def train_data(self) -> Path | None:
+        """File or folder of the training images; None when there is none on this machine."""
+        return None if self.train_source is None else self.train_source.path
+
+    @property
+    def holdout(self) -> Path | None:
+        """File or folder of the held-out images, likewise."""
+        return None if self.holdout_source is None else self.holdout_source.path
 
     @property
     def label(self) -> str:
@@ -136,8 +153,8 @@ def resolve_config(
         sources["budget"] = (f"{DEFAULT_IMAGES}img", "default")
     config = Config(
         model=options["model"],
-        train_data=take("train_data", parse_path, None),
-        holdout=take("holdout", parse_path, None),
+        train_source=take("train_data", parse_train_source, None),
+        holdout_source=take("holdout", parse_train_source, None),
         thresholds=take("fail", parse_thresholds, tuple(map(parse_threshold, DEFAULT_POLICY))),
         budget=budget,
         steps=take("steps", parse_integer(1, 1000), 50),
@@ -146,8 +163,9 @@ def resolve_config(
         dtype=take("dtype", parse_one_of(DTYPES), "float32"),
         batch_size=take("batch_size", parse_integer(1, 4096), 32),
         scans=take("scans", parse_scans, SCANS),
+        descriptor=take("descriptor", parse_descriptor, PIXELS),
         offline=take("offline", parse_boolean, _is_offline(environ)),
-        cache_dir=take("cache_dir", parse_path, _default_cache_dir(environ)),
+        cache_dir=take("cache_dir", parse_path, default_cache_dir(environ)),
         use_cache=not options.get("no_cache"),
         reports=take(
             "report", lambda given: parse_reports(given, rootdir), default_reports(rootdir)
@@ -156,8 +174,8 @@ def resolve_config(
         strict=take("strict", parse_boolean, in_ci),
         sources=sources,
     )
-    if "fail" not in raw:
-        sources["fail"] = ("; ".join(DEFAULT_POLICY), "default")
+    lines = "; ".join(threshold.expression for threshold in config.thresholds)
+    sources["fail"] = (lines, sources["fail"][1])
     # The folder of a person is nobody else's business; reports are shared.
     for name, shown in _shown_paths(config).items():
         sources[name] = (shown, sources[name][1])
@@ -173,8 +191,10 @@ def _shown_paths(config: Config) -> dict[str, str]:
         "cache_dir": "(hidden)",
         "report": "; ".join(f"{kind}:{shown_path(path)}" for kind, path in config.reports),
     }
-    for name, path in (("train_data", config.train_data), ("holdout", config.holdout)):
-        shown[name] = "None" if path is None else shown_path(path)
+    if os.path.isabs(config.descriptor):
+        shown["descriptor"] = shown_path(Path(config.descriptor))
+    for name, source in (("train_data", config.train_source), ("holdout", config.holdout_source)):
+        shown[name] = "None" if source is None else source.label
     return shown
 
 
@@ -247,10 +267,3 @@ def _read_toml(
 def _is_offline(environ: Mapping[str, str]) -> bool:
     names = ("MEMSCAN_OFFLINE", "HF_HUB_OFFLINE")
     return any(environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in names)
-
-
-def _default_cache_dir(environ: Mapping[str, str]) -> Path:
-    if environ.get("MEMSCAN_CACHE_DIR"):
-        return Path(environ["MEMSCAN_CACHE_DIR"]).expanduser().resolve()
-    base = environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).resolve() / "pytest-memscan"

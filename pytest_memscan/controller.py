@@ -44,6 +44,7 @@ class Controller:
             {
                 "carlini": f"{budget} x {settings.steps} denoiser calls",
                 "policy": f"{settings.sources['fail'][0]} ({settings.sources['fail'][1]})",
+                "similarity": settings.descriptor,
                 "device": settings.device,
                 "dtype": settings.dtype,
                 "seed": str(settings.seed),
@@ -166,7 +167,10 @@ class Controller:
     def _html(self, result: RunResult) -> str:
         from pytest_memscan.reports.html import to_html
 
-        return to_html(result, self._session.pairs(), images=self._settings.images)
+        session = self._session
+        return to_html(
+            result, session.pairs(), groups=session.groups(), images=self._settings.images
+        )
 
 
 def write_not_run(reports: Sequence[tuple[str, Path]], checkpoint: str, reason: str) -> None:

@@ -12,7 +12,7 @@ from pytest_memscan.errors import MemscanError
 if TYPE_CHECKING:
     from pytest_memscan.checkpoints.resolve import ResolvedCheckpoint
     from pytest_memscan.data.images import ImageSet
-    from pytest_memscan.results import Estimate, Finding, ScanResult
+    from pytest_memscan.results import Duplicates, Estimate, Finding, ScanResult
     from pytest_memscan.session import Session
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class Memscan:
         self._session = session
 
     def carlini(self) -> CarliniResult:
-        """Plain sampling, neighbour-normalised L2.
+        """Plain sampling, compared as ``--memscan-descriptor`` says.
 
         Raises:
             MemscanError: The scan could not be done, or did not see everything it should have,
@@ -80,6 +80,18 @@ class Memscan:
         if verdict is not Verdict.PASS:
             raise MemscanError(f"memscan: {verdict}: {sentence}")
         return CarliniResult(outcome.scan)
+
+    def duplicates(self) -> Duplicates:
+        """What is more than once among the training images.
+
+        Raises:
+            MemscanError: They could not be read or compared.
+        """
+        __tracebackhide__ = True
+        outcome = self._session.check("duplicates")
+        if outcome.duplicates is None:
+            raise MemscanError(f"memscan: {outcome.verdict}: {outcome.sentence}")
+        return outcome.duplicates
 
 
 def _shortly(request: pytest.FixtureRequest, read: Callable[[Session], T]) -> T:
@@ -110,13 +122,13 @@ def memscan(request: pytest.FixtureRequest) -> Memscan:
 @pytest.fixture(scope="session")
 def memscan_checkpoint(request: pytest.FixtureRequest) -> ResolvedCheckpoint:
     """The checkpoint on disk, vetted."""
-    return _shortly(request, lambda session: session.checkpoint)
+    return _shortly(request, lambda session: session.inputs.checkpoint)
 
 
 @pytest.fixture(scope="session")
 def memscan_train_data(request: pytest.FixtureRequest) -> ImageSet:
     """The training images at the checkpoint's size."""
-    return _shortly(request, lambda session: session.train_data)
+    return _shortly(request, lambda session: session.inputs.train_data)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ keeps it, and is *inconclusive* in between. Nothing but ``pass`` is green.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pytest_memscan.policy import Threshold
 from pytest_memscan.reports.text import percent
@@ -14,6 +14,7 @@ from pytest_memscan.results import (
     FLAT_IMAGE,
     CheckOutcome,
     Coverage,
+    Duplicates,
     Estimate,
     Integrity,
     RunResult,
@@ -25,6 +26,9 @@ from pytest_memscan.statistics import trials_to_settle
 
 MAX_INVALID = 0.01  # share of generated images; above it the scan is inconclusive
 BROKEN_INVALID = 0.1  # above it the scan is broken
+MAX_LOST_TRAIN = 0.001  # share of training images that could not be read; above it: an error
+MAX_FLAT_TRAIN = 0.01  # share of training images of one flat colour, likewise
+HELD_OUT = "held-out: "  # how the reasons of held-out images begin
 # A missed control makes every other finding meaningless; a leak that was found outweighs
 # whatever was not looked at.
 _WORST_FIRST = (
@@ -86,8 +90,12 @@ def _threshold_sentence(
 
 
 def judge_scan(scan: ScanResult, thresholds: Sequence[Threshold]) -> CheckOutcome:
-    """Verdict of one scan: its controls first, then every line of the policy."""
-    outcomes = tuple(judge_threshold(threshold, scan) for threshold in thresholds)
+    """Verdict of one scan: its controls first, then every line of the policy on leakage."""
+    outcomes = tuple(
+        judge_threshold(threshold, scan)
+        for threshold in thresholds
+        if not threshold.is_about_duplicates
+    )
     missed = [control for control in scan.controls if not control.passed]
     if missed:
         control = missed[0]
@@ -105,6 +113,59 @@ def judge_scan(scan: ScanResult, thresholds: Sequence[Threshold]) -> CheckOutcom
         sentence = "; ".join(outcome.sentence for outcome in decisive)
     return CheckOutcome(
         name=scan.name, verdict=verdict, sentence=sentence, thresholds=outcomes, scan=scan
+    )
+
+
+def judge_duplicates(duplicates: Duplicates, thresholds: Sequence[Threshold]) -> CheckOutcome:
+    """What is more than once in the training set: for information, unless the policy limits it."""
+    found = f"no (near-)duplicates among {duplicates.num_images} training images"
+    if duplicates.num_groups:
+        found = (
+            f"(near-)duplicates among {duplicates.num_images} training images: "
+            f"{duplicates.num_groups} groups; {duplicates.num_redundant} images could go "
+            f"({duplicates.num_identical} of them identical to one that stays)"
+        )
+    if duplicates.num_searched < duplicates.num_images:
+        found += f"; searched around {duplicates.num_searched} of them, so there may be more"
+    counts = {
+        "duplicate_groups": duplicates.num_groups,
+        "duplicate_images": duplicates.num_redundant,
+    }
+    outcomes = tuple(
+        _judge_count(threshold, counts[threshold.metric], duplicates)
+        for threshold in thresholds
+        if threshold.is_about_duplicates
+    )
+    verdict = worst([Verdict.PASS, *(outcome.verdict for outcome in outcomes)])
+    return CheckOutcome(
+        name="duplicates",
+        verdict=verdict,
+        sentence=found,
+        thresholds=outcomes,
+        duplicates=duplicates,
+    )
+
+
+def _judge_count(threshold: Threshold, count: int, duplicates: Duplicates) -> ThresholdOutcome:
+    within = threshold.holds(count)
+    partly = duplicates.num_searched < duplicates.num_images
+    verdict = Verdict.PASS if within else Verdict.FAIL
+    sentence = (
+        f"{threshold.metric} is {count}, {'within' if within else 'over'} the limit of "
+        f"{threshold.limit:.12g}"
+    )
+    if within and partly:
+        # Only a lower bound is known.
+        verdict = Verdict.INCONCLUSIVE
+        sentence += f", but only {duplicates.num_searched} images were searched around"
+    return ThresholdOutcome(
+        expression=threshold.expression,
+        source=threshold.source,
+        verdict=verdict,
+        sentence=sentence,
+        estimate=Estimate(
+            value=count, lower=count, upper=duplicates.num_images if partly else count
+        ),
     )
 
 
@@ -143,23 +204,44 @@ def judge_coverage(coverage: Coverage) -> tuple[Verdict, str]:
             Verdict.INCONCLUSIVE,
             f"only {coverage.generated} of {coverage.planned} planned images were generated",
         )
-    # A flat training image shows nothing that could leak; any other lost file might.
-    lost = {
-        why: names for why, names in coverage.train_unusable.items() if not why.endswith(FLAT_IMAGE)
-    }
-    if lost:
-        reasons = "; ".join(
-            f"{len(names)} {why} ({', '.join(names[:3])}{' ...' if names[3:] else ''})"
-            for why, names in lost.items()
-        )
-        return (
-            Verdict.INCONCLUSIVE,
-            f"not every training image was compared: {reasons}. Mend or remove these files",
-        )
+    if gap := _judge_train_images(coverage):
+        return gap
     return (
         Verdict.PASS,
         f"{coverage.valid} of {coverage.planned} planned images compared with "
         f"{coverage.train_used} training images",
+    )
+
+
+def _judge_train_images(coverage: Coverage) -> tuple[Verdict, str] | None:
+    """What is to be said of training and held-out images that were not compared, if anything."""
+    # A flat training image shows nothing that could leak; any other lost file might.
+    lost = {
+        why: names for why, names in coverage.train_unusable.items() if not why.endswith(FLAT_IMAGE)
+    }
+    num_lost = sum(len(names) for why, names in lost.items() if not why.startswith(HELD_OUT))
+    flat = coverage.train_unusable.get(FLAT_IMAGE, ())
+    gap = f"not every training image was compared: {_named(lost)}"
+    if num_lost > MAX_LOST_TRAIN * coverage.train_found:
+        return (
+            Verdict.ERROR,
+            f"{gap}. {num_lost} of {coverage.train_found} are more than "
+            f"{100 * MAX_LOST_TRAIN:g} %. Mend or remove these images",
+        )
+    if len(flat) > MAX_FLAT_TRAIN * coverage.train_found:
+        return (
+            Verdict.ERROR,
+            f"{len(flat)} of {coverage.train_found} training images cannot be told from any other: "
+            f"{_named({FLAT_IMAGE: flat})}. That is more than {100 * MAX_FLAT_TRAIN:g} %; check "
+            "that these are the images the checkpoint was trained on, or remove the flat ones",
+        )
+    return (Verdict.INCONCLUSIVE, f"{gap}. Mend or remove these images") if lost else None
+
+
+def _named(unusable: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(
+        f"{len(names)} {why} ({', '.join(names[:3])}{' ...' if names[3:] else ''})"
+        for why, names in unusable.items()
     )
 
 

@@ -16,9 +16,24 @@ from pytest_memscan.fixtures import (
 __all__ = ["memscan", "memscan_checkpoint", "memscan_result", "memscan_train_data"]
 
 _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("train-data", {"metavar": "PATH", "help": "folder of training images (PNG, JPEG, WebP)"}),
-    ("holdout", {"metavar": "PATH", "help": "folder of real images that were not trained on"}),
+    (
+        "train-data",
+        {
+            "metavar": "PATH",
+            "help": "training images: folder, parquet, Arrow or tar shards, .npz, hub:ORG/NAME, "
+            "or index:FOLDER",
+        },
+    ),
+    ("holdout", {"metavar": "PATH", "help": "the same of real images that were not trained on"}),
     ("scans", {"metavar": "A,B", "help": "scans to run (default: every one the inputs allow)"}),
+    (
+        "descriptor",
+        {
+            "metavar": "NAME",
+            "help": "compare by pixels (default), sscd, sscd-crop224, sscd-large, "
+            "sscd-large-crop224, builtin:copy, or an image encoder (Hub id or folder)",
+        },
+    ),
     (
         "fail",
         {
@@ -91,7 +106,7 @@ def pytest_configure(config: pytest.Config) -> None:
                 "to scan, as in --memscan builtin:leaky"
             )
         return
-    from pytest_memscan.items import activate
+    from pytest_memscan.activation import activate
 
     activate(config)
 

@@ -17,7 +17,11 @@ RATES = {
     **{f"ums_{level}": f"UMS at level {level} and closer" for level in ("low", "mid", "high")},
 }
 MIN_RATE = 1e-9  # showing it takes 3 billion images, and a plan has room for 2**32
-COUNTS = {"extracted": "distinct training images confirmed as copied"}
+DUPLICATES = {
+    "duplicate_groups": "groups of (near-)duplicate training images",
+    "duplicate_images": "training images that could go, leaving one of each such group",
+}
+COUNTS = {"extracted": "distinct training images confirmed as copied", **DUPLICATES}
 DEFAULT_POLICY = ("extracted <= 0", "leak_rate <= 0.01")
 
 
@@ -34,6 +38,11 @@ class Threshold:
     def is_rate(self) -> bool:
         """Whether the metric is estimated from a sample; else it is an exact count."""
         return self.metric in RATES
+
+    @property
+    def is_about_duplicates(self) -> bool:
+        """Whether it limits what is in the training set, not what the checkpoint leaks."""
+        return self.metric in DUPLICATES
 
     @property
     def expression(self) -> str:

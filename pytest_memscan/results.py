@@ -42,17 +42,43 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What one number, the *score* of a generated and a training image, says.
+
+    Every score in these results is in the units of its scan's measure. Computations use the
+    *dissimilarity* instead, which is smaller for closer images whatever the measure.
+    """
+
+    name: str  # "neighbour-normalised L2", "cosine similarity of sscd descriptors"
+    word: str  # for one score: "ratio", "similarity"
+    higher_is_closer: bool
+
+    def score(self, dissimilarity: float) -> float:
+        """The score of a dissimilarity, and, being its own inverse, the other way round."""
+        return 1.0 - dissimilarity if self.higher_is_closer else dissimilarity
+
+    @property
+    def limit_word(self) -> str:
+        """How a cut is read: "at least" or "at most"."""
+        return "at least" if self.higher_is_closer else "at most"
+
+
+RATIO = Measure(name="neighbour-normalised L2", word="ratio", higher_is_closer=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LevelScore:
     """AMS and UMS of one similarity level (low, mid, high)."""
 
     name: str
-    cut: float  # neighbour-normalised L2 at or below which an image counts, cumulative
-    band_lower: float  # the paper's band is (band_lower, cut]; 0 for the closest level
-    ams: Estimate  # cumulative: share of generated images at or below the cut
+    cut: float  # score at which an image counts, cumulative
+    band_end: float | None  # the paper's band ends here; None for the closest level
+    ams: Estimate  # cumulative: share of generated images that reach the cut
     ums: Estimate  # cumulative: distinct training images per generated image
     ams_band: float  # as in the papers: not counting matches of the next closer level
     ums_band: float
-    expected_by_chance: float  # generated images below the cut if none were a copy
+    num_matched: int  # generated images that reach the cut
+    expected_by_chance: float  # of them, if none were a copy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +86,14 @@ class Calibration:
     """How close distinct real images come to each other, and the cut that follows."""
 
     source: str  # "leave-one-out" or "held-out"
-    num_null: int  # real images whose ratio to the other training images was measured
-    null_minimum: float
-    null_quantiles: dict[str, float]  # probability (as text) -> ratio
-    tail_size: int  # smallest null ratios the tail was fitted to
-    tail_exponent: float  # P(ratio < r) ~ r ** tail_exponent near zero
+    num_null: int  # real images whose score with the other training images was measured
+    null_closest: float
+    null_quantiles: dict[str, float]  # share of real images (as text) -> score they reach
+    tail_size: int  # closest real images, which the tail was fitted to
+    tail_exponent: float  # P(dissimilarity < r) ~ r ** tail_exponent near zero
     tail_exponent_lower: float  # its lower confidence bound, the one used
     false_match_probability: float  # of one generated image, at the confirmed cut
-    confirmed_cut: float  # a match at or below this ratio is confirmed
+    confirmed_cut: float  # a match that reaches this score is confirmed
     expected_false_matches: float  # in the whole scan, at the confirmed cut
     rule: str  # one sentence that says which rule applied
 
@@ -95,11 +121,21 @@ class Finding:
 
     sample_id: int
     train_id: int
-    ratio: float  # neighbour-normalised L2
-    distance: float  # normalised L2, pixels in [0, 1]
+    score: float
+    distance: float | None  # normalised L2, pixels in [0, 1]; None where pixels are not compared
     level: str  # closest published level reached: "low", "mid" or "high"
     confirmed: bool
-    regenerated_ratio: float | None = None  # alone, in float32, when near the confirmed cut
+    regenerated_score: float | None = None  # alone, in float32, when near the confirmed cut
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceCoverage:
+    """What became of the images of one source."""
+
+    num_found: int
+    num_used: int
+    num_resized: int = 0  # larger than what the checkpoint makes
+    unusable: dict[str, tuple[str, ...]] = field(default_factory=dict)  # reason -> names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +147,8 @@ class Coverage:
     valid: int  # the denominator of every rate
     invalid: dict[str, int] = field(default_factory=dict)  # reason -> images
     damaged: int = 0  # stored images that had to be generated again
-    train_found: int = 0  # files in the training folder
+    train_origin: str = ""  # where the training images came from, without a private folder
+    train_found: int = 0  # images in there
     train_used: int = 0
     train_resized: int = 0  # larger than what the checkpoint makes
     train_groups: int = 0  # after near-duplicates were merged
@@ -135,6 +172,7 @@ class ScanResult:
 
     name: str  # "carlini"
     title: str
+    measure: Measure
     levels: tuple[LevelScore, ...]  # low, mid, high
     metrics: dict[str, Estimate]  # every number a threshold can name
     findings: tuple[Finding, ...]  # closest first; one for each distinct training image
@@ -146,9 +184,22 @@ class ScanResult:
     excluded_rate: float  # leak rates above this would have shown, at 95 % confidence
     unseen_hit_rate: float  # Good-Turing: chance that the next image copies a new training image
     curve: tuple[CurvePoint, ...]
-    ratio_histogram: tuple[tuple[float, int], ...]  # left edge of each 0.05-wide bin, images
+    histogram: tuple[tuple[float, int], ...]  # left edge of each 0.05-wide bin of scores, images
     denoiser_calls: int
     provenance: dict[str, str]  # what must match before two results may be compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicates:
+    """Training images that are there more than once: what models memorise first."""
+
+    num_images: int
+    num_groups: int  # groups of two or more (near-)duplicates
+    num_redundant: int  # images that could go, leaving one of each group
+    num_identical: int  # of these, equal in every pixel to an image that stays
+    largest: tuple[tuple[int, ...], ...]  # training ids of the largest groups, largest first
+    num_searched: int  # training images whose surroundings were searched
+    measure: str  # what was compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +233,7 @@ class CheckOutcome:
     thresholds: tuple[ThresholdOutcome, ...] = ()
     scan: ScanResult | None = None
     integrity: Integrity | None = None
+    duplicates: Duplicates | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

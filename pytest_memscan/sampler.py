@@ -68,10 +68,10 @@ class Sampler:
                 ids = np.array([image.sample_id for image in valid], dtype=np.int64)
                 yield ids, np.stack([image.pixels for image in valid])
 
-    def alone(self, sample_ids: Sequence[int]) -> NDArray[np.uint8]:
-        """The same rows again, one image a batch in float32, ``(n, height, width, channels)``."""
+    def alone(self, sample_ids: Sequence[int]) -> list[StoredImage]:
+        """The same rows again, one image a batch in float32; some may be invalid there."""
         self._make(sample_ids, kind=ALONE)
-        return np.stack([image.pixels for image in self._read(sample_ids, kind=ALONE)])
+        return self._read(sample_ids, kind=ALONE)
 
     def pixels_of(self, sample_id: int) -> NDArray[np.uint8]:
         """One planned image, ``(height, width, channels)``."""

@@ -15,27 +15,25 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from pytest_memscan.checkpoints.resolve import ResolvedCheckpoint, resolve
 from pytest_memscan.checkpoints.verify import verify
 from pytest_memscan.config import Config
-from pytest_memscan.errors import MemscanError, OptionError, TrainDataError
-from pytest_memscan.gate import judge_integrity, judge_scan, judge_status
+from pytest_memscan.errors import MemscanError, OptionError
+from pytest_memscan.gate import judge_duplicates, judge_integrity, judge_scan, judge_status
+from pytest_memscan.inputs import Inputs, ProgressDisplay
 from pytest_memscan.policy import check_can_be_shown
-from pytest_memscan.results import CheckOutcome, Coverage, ScanResult, Verdict
+from pytest_memscan.results import CheckOutcome, Duplicates, ScanResult, Verdict
 
 if TYPE_CHECKING:
-    from pytest_memscan.data.conversion import ImageShape
-    from pytest_memscan.data.images import ImageSet
     from pytest_memscan.generation import Pipeline, ProgressCallback
-    from pytest_memscan.reports.html import Pair
+    from pytest_memscan.reports.html import Group, Pair
     from pytest_memscan.sampler import Sampler
     from pytest_memscan.store import ImageStore
 
+T = TypeVar("T")
 SECONDS_LEFT_BEHIND = 2 * 24 * 3600
-CHECKS = ("integrity", "carlini", "status")
-ProgressDisplay = Callable[[str], AbstractContextManager["ProgressCallback"]]
+CHECKS = ("integrity", "duplicates", "carlini", "status")
 
 
 def _silent(_: str) -> AbstractContextManager[ProgressCallback]:
@@ -87,64 +85,18 @@ class Session:
 
     def _run(self, name: str) -> CheckOutcome:
         if name == "integrity":
-            self._load(self.config.dtype)
-            return judge_integrity(verify(self.checkpoint.folder))
+            self.inputs.pipeline(self.config.dtype)
+            return judge_integrity(verify(self.inputs.checkpoint.folder))
+        if name == "duplicates":
+            return judge_duplicates(self.duplicates, self.config.thresholds)
         if name == "carlini":
             return judge_scan(self.carlini, self.config.thresholds)
         return judge_status([self.check(other) for other in CHECKS if other != "status"])
 
     @cached_property
-    def checkpoint(self) -> ResolvedCheckpoint:
-        """The checkpoint on disk, vetted.
-
-        Raises:
-            CheckpointError: It cannot be found, or must not be loaded.
-        """
-        checkpoint = resolve(self.config.model, offline=self.config.offline)
-        verify(checkpoint.folder)
-        return checkpoint
-
-    @cached_property
-    def device(self) -> str:
-        """cpu, cuda or cuda:N."""
-        from pytest_memscan.checkpoints.load import resolve_device
-
-        return resolve_device(self.config.device)
-
-    @cached_property
-    def shape(self) -> ImageShape:
-        """What the checkpoint makes."""
-        from pytest_memscan.data.conversion import ImageShape
-
-        unet = self._load(self.config.dtype).unet.config
-        size = unet.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        if unet.in_channels not in (1, 3):
-            raise TrainDataError(
-                f"the checkpoint makes images of {unet.in_channels} channels; training images "
-                "can be compared with 1 (grey) or 3 (RGB)"
-            )
-        return ImageShape(height=height, width=width, channels=unet.in_channels)
-
-    @cached_property
-    def train_data(self) -> ImageSet:
-        """Training images at the checkpoint's size.
-
-        Raises:
-            TrainDataError: None given, or none usable.
-        """
-        path = self.config.train_data or self.checkpoint.train_data
-        if path is None:
-            raise TrainDataError(
-                "no training images to compare with; pass --memscan-train-data DIR "
-                "(PNG, JPEG or WebP, searched in subfolders)"
-            )
-        return self._images(path)
-
-    @cached_property
-    def holdout(self) -> ImageSet | None:
-        """Held-out images, when given."""
-        return None if self.config.holdout is None else self._images(self.config.holdout)
+    def inputs(self) -> Inputs:
+        """Checkpoint, training images, and what they are compared by."""
+        return Inputs(config=self.config, cache_dir=self.cache_dir, progress=self.progress)
 
     @cached_property
     def carlini(self) -> ScanResult:
@@ -153,15 +105,28 @@ class Session:
         Raises:
             MemscanError: It could not be done.
         """
-        from pytest_memscan.reports.json import scan_from_json, scan_to_json, write_text_atomically
+        return self._once("carlini", ScanResult, self._scan)
+
+    @cached_property
+    def duplicates(self) -> Duplicates:
+        """What is more than once among the training images, also computed once.
+
+        Raises:
+            MemscanError: The training images cannot be read or compared.
+        """
+        return self._once("duplicates", Duplicates, self._find_duplicates)
+
+    def _once(self, name: str, kind: type[T], compute: Callable[[], T]) -> T:
+        """What the first process of this run computed, under the lock of the scan."""
+        from pytest_memscan.reports.json import dump, load, write_text_atomically
         from pytest_memscan.store import exclusive
 
-        shared = self.work_dir / "carlini.json"
+        shared = self.work_dir / f"{name}.json"
         with exclusive(self._store_dir, session=self.session_id):
             if shared.exists():
-                return scan_from_json(shared.read_text(encoding="utf-8"))
-            result = self._scan()
-            write_text_atomically(shared, scan_to_json(result))
+                return load(shared.read_text(encoding="utf-8"), kind)
+            result = compute()
+            write_text_atomically(shared, dump(result))
         return result
 
     def pairs(self) -> list[Pair]:
@@ -169,6 +134,12 @@ class Session:
         from pytest_memscan.reports.pairs import load_pairs
 
         return load_pairs(self.work_dir / "pairs")
+
+    def groups(self) -> list[Group]:
+        """The first images of the largest groups of duplicates, kept likewise."""
+        from pytest_memscan.reports.pairs import load_groups
+
+        return load_groups(self.work_dir / "groups")
 
     def close(self) -> None:
         """Remove what only this run needed, and what killed runs left behind days ago."""
@@ -181,32 +152,44 @@ class Session:
     def _scan(self) -> ScanResult:
         from pytest_memscan.reports.pairs import save_pairs
         from pytest_memscan.scans.carlini import carlini
-        from pytest_memscan.similarity.reference import prepare
         from pytest_memscan.store import ImageStore
 
-        train, holdout = self.train_data, self.holdout
+        inputs = self.inputs
+        reference, holdout, coverage = inputs.reference, inputs.holdout, inputs.coverage()
         store = ImageStore(self._store_dir, spec=self._generation_spec)
         try:
             with self.progress("carlini: generating") as report:
                 sampler = self._sampler(store, report)
                 result = carlini(
                     sampler,
-                    prepare(train.pixels, device=self.device),
+                    reference,
                     holdout=None if holdout is None else holdout.pixels,
-                    coverage=self._train_coverage(train, holdout),
-                    provenance=self._provenance(train, holdout),
-                    device=self.device,
+                    coverage=coverage,
+                    provenance=self._provenance(),
                 )
-            save_pairs(self.work_dir / "pairs", result.findings, sampler.pixels_of, train.pixels)
+            inputs.require_unchanged()
+            pairs = self.work_dir / "pairs"
+            save_pairs(pairs, result.findings, sampler.pixels_of, inputs.train_pixels)
         finally:
             store.close()
         return result
+
+    def _find_duplicates(self) -> Duplicates:
+        from pytest_memscan.reports.pairs import save_groups
+        from pytest_memscan.scans.duplicates import find_duplicates
+
+        pixels = self.inputs.train_pixels
+        found = find_duplicates(
+            self.inputs.reference, self.inputs.index.descriptors if pixels is None else pixels
+        )
+        save_groups(self.work_dir / "groups", found, pixels)
+        return found
 
     def _sampler(self, store: ImageStore, report: ProgressCallback) -> Sampler:
         from pytest_memscan.sampler import Sampler
 
         return Sampler(
-            load_pipeline=self._load,
+            load_pipeline=self.inputs.pipeline,
             store=store,
             num_images=self._planned_images(store),
             seed=self.config.seed,
@@ -228,7 +211,7 @@ class Session:
             from pytest_memscan.generation import images_per_second
 
             rate = images_per_second(
-                self._load(self.config.dtype),
+                self.inputs.pipeline(self.config.dtype),
                 batch_size=self.config.batch_size,
                 steps=self.config.steps,
                 plan_seed=self.config.seed,
@@ -238,20 +221,6 @@ class Session:
         for threshold in self.config.thresholds:
             check_can_be_shown(threshold, num_images=int(kept))
         return int(kept)
-
-    def _load(self, dtype: str) -> Pipeline:
-        from pytest_memscan.checkpoints.load import load_unconditional
-
-        if dtype not in self._pipelines:
-            self._pipelines[dtype] = load_unconditional(
-                self.checkpoint, device=self.device, dtype=dtype
-            )
-        return self._pipelines[dtype]
-
-    def _images(self, path: Path) -> ImageSet:
-        from pytest_memscan.data.images import load_images
-
-        return load_images(path, self.shape, cache_dir=self.cache_dir / "train")
 
     @cached_property
     def _store_dir(self) -> Path:
@@ -264,16 +233,16 @@ class Session:
         """All that an image depends on besides its plan row: another spec, another folder."""
         import torch
 
-        pipeline = self._load(self.config.dtype)
+        pipeline = self.inputs.pipeline(self.config.dtype)
         num_timesteps = pipeline.scheduler.config.num_train_timesteps
         if self.config.steps > num_timesteps:
             raise OptionError(
                 f"--memscan-steps {self.config.steps}: the checkpoint was trained with "
                 f"{num_timesteps} timesteps; ask for at most that many"
             )
-        device = self.device.partition(":")[0]
+        device = self.inputs.device
         return {
-            "files": verify(self.checkpoint.folder).files,
+            "files": verify(self.inputs.checkpoint.folder).files,
             "pipeline": type(pipeline).__name__,
             "scheduler": type(pipeline.scheduler).__name__,
             "steps": self.config.steps,
@@ -281,34 +250,21 @@ class Session:
             "seed": self.config.seed,
             "batch size": self.config.batch_size,
             "dtype": self.config.dtype,
-            "device": torch.cuda.get_device_name(self.device) if device == "cuda" else device,
+            "device": torch.cuda.get_device_name(self.inputs.device)
+            if device == "cuda"
+            else device,
             "torch": version("torch"),
             "diffusers": version("diffusers"),
         }
 
-    def _train_coverage(self, train: ImageSet, holdout: ImageSet | None) -> Coverage:
-        unusable = dict(train.unusable)
-        if holdout is not None:
-            unusable |= {f"held-out: {why}": names for why, names in holdout.unusable.items()}
-        return Coverage(
-            planned=0,
-            generated=0,
-            valid=0,
-            train_found=train.num_found,
-            train_used=len(train.names),
-            train_resized=train.num_resized,
-            train_unusable=unusable,
-        )
-
-    def _provenance(self, train: ImageSet, holdout: ImageSet | None) -> dict[str, str]:
+    def _provenance(self) -> dict[str, str]:
         spec = {name: str(value) for name, value in self._generation_spec.items()}
         del spec["files"]
         return {
-            "checkpoint": self.checkpoint.label,
-            "checkpoint commit": self.checkpoint.commit or "local files",
-            "training images": train.fingerprint,
-            "held-out images": "none" if holdout is None else holdout.fingerprint,
-            "image size": str(self.shape),
+            "checkpoint": self.inputs.checkpoint.label,
+            "checkpoint commit": self.inputs.checkpoint.commit or "local files",
+            **self.inputs.fingerprints,
+            "image size": str(self.inputs.shape),
             **spec,
             "pytest-memscan": version("pytest-memscan"),
         }

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_memscan.data.sources import DataSource, parse_source
 from pytest_memscan.errors import OptionError, shown_path
 from pytest_memscan.policy import DEFAULT_POLICY, Threshold, parse_threshold
 
@@ -23,6 +24,7 @@ ImageMode = Literal["none", "blurred", "clear"]
 IMAGE_MODES = ("none", "blurred", "clear")
 DEFAULT_IMAGES = 320  # enough to exclude a leak rate of 1 % (299), with some to spare
 MAX_HOURS = 1000
+PIXELS = "pixels"  # the measure that needs no descriptor: neighbour-normalised L2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,16 @@ def parse_path(given: Given) -> Path:
         return (given.base / Path(given.value).expanduser()).resolve()
     except (RuntimeError, ValueError, OSError):  # ~nobody, a NUL character, a link in a loop
         raise OptionError(f"{given.where}: {given.value!r} is not a usable path") from None
+
+
+def parse_train_source(given: Given) -> DataSource:
+    """Where images come from: a path, a dataset on the Hub, or an index."""
+    if not isinstance(given.value, str | os.PathLike) or not str(given.value):
+        raise OptionError(f"{given.where}: expected a path, got {given.value!r}")
+    try:
+        return parse_source(str(given.value), given.base)
+    except OptionError as error:
+        raise OptionError(f"{given.where}: {error}") from None
 
 
 def parse_integer(lowest: int, highest: int) -> Callable[[Given], int]:
@@ -106,6 +118,15 @@ def parse_device(given: Given) -> str:
     return str(given.value)
 
 
+def parse_descriptor(given: Given) -> str:
+    """``pixels``, the name of a descriptor, a Hub id or a folder."""
+    text = str(given.value).strip()
+    if not text:
+        raise OptionError(f"{given.where} is empty; expected pixels, sscd or another descriptor")
+    folder = parse_path(given)
+    return str(folder) if folder.is_dir() and text != PIXELS else text
+
+
 def parse_budget(given: Given) -> Budget:
     """Images (``5000img``) or time (``90s``, ``30m``, ``2h``)."""
     text = str(given.value).strip()
@@ -134,12 +155,16 @@ def as_list(given: Given) -> list[str]:
 
 
 def parse_thresholds(given: Given) -> tuple[Threshold, ...]:
-    """The lines of the policy, at least one."""
+    """The lines of the policy, at least one; lines about duplicates alone leave the default."""
     if not as_list(given):
         raise OptionError(
             f"{given.where}: at least one threshold is needed, such as {DEFAULT_POLICY[0]!r}"
         )
-    return tuple(parse_threshold(text, source=given.source) for text in as_list(given))
+    lines = tuple(parse_threshold(text, source=given.source) for text in as_list(given))
+    if all(line.is_about_duplicates for line in lines):
+        # They say nothing about leakage, and a gate without a limit on it would pass anything.
+        lines += tuple(map(parse_threshold, DEFAULT_POLICY))
+    return lines
 
 
 def parse_scans(given: Given) -> tuple[str, ...]:

@@ -13,14 +13,14 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from pytest_memscan.reports.text import quantity
+from pytest_memscan.reports.text import quantity, score
 from pytest_memscan.results import CurvePoint, ScanResult
 
 WIDTH = 440
 HEIGHT = 290
 LEFT, RIGHT = 48, 422  # of the plot area
 TOP, BOTTOM = 26, 240
-BIN_WIDTH = 0.05  # of `ScanResult.ratio_histogram`
+BIN_WIDTH = 0.05  # of `ScanResult.histogram`
 LABEL_HEIGHT = 14
 CHARACTER_WIDTH = 6.4  # of a label, generously
 
@@ -41,7 +41,7 @@ class Bar:
     y: float
     width: float
     height: float
-    is_confirmed: bool  # the whole bin lies at or below the confirmed cut
+    is_confirmed: bool  # the whole bin is as close as the confirmed cut
     title: str
 
 
@@ -81,11 +81,11 @@ Scale = Callable[[float], float]
 
 def histogram(scan: ScanResult) -> Chart | None:
     """How close every generated image came to a training image; ``None`` without images."""
-    bins = [(edge, count) for edge, count in scan.ratio_histogram if count > 0]
+    bins = [(edge, count) for edge, count in scan.histogram if count > 0]
     if not bins:
         return None
-    cut = scan.calibration.confirmed_cut
-    cuts = [(level.cut, f"{level.name} {level.cut:g}", False) for level in scan.levels]
+    cut, measure = scan.calibration.confirmed_cut, scan.measure
+    cuts = [(level.cut, f"{level.name} {score(level.cut)}", False) for level in scan.levels]
     cuts.append((cut, f"confirmed {cut:.2f}", True))
     highest = max(max(edge + BIN_WIDTH for edge, _ in bins), max(each[0] for each in cuts) + 0.05)
     x, x_ticks = _axis(highest, LEFT, RIGHT)
@@ -93,20 +93,29 @@ def histogram(scan: ScanResult) -> Chart | None:
     top = max([TOP, *(mark.label_y + 8 for mark in marks)])
     y, y_ticks = _axis(max(count for _, count in bins), BOTTOM, top)
     total = sum(count for _, count in bins)
-    below = sum(count for edge, count in bins if edge + BIN_WIDTH <= cut + 1e-9)
+
+    def is_confirmed(edge: float) -> bool:
+        if measure.higher_is_closer:
+            return edge >= cut - 1e-9
+        return edge + BIN_WIDTH <= cut + 1e-9
+
+    beyond = sum(count for edge, count in bins if is_confirmed(edge))
+    closer = "Greater" if measure.higher_is_closer else "Smaller"
     return Chart(
         title="How close the generated images came",
         description=(
-            f"Histogram of the ratio of {total} generated images, from {bins[0][0]:.2f} to "
-            f"{bins[-1][0] + BIN_WIDTH:.2f}; {below} lie in bins below the confirmed cut of "
-            f"{cut:.2f}. Smaller is closer to one training image."
+            f"Histogram of the {measure.word} of {total} generated images, from {bins[0][0]:.2f} "
+            f"to {bins[-1][0] + BIN_WIDTH:.2f}; {beyond} lie in bins closer than the confirmed cut "
+            f"of {cut:.2f}. {closer} is closer to one training image."
         ),
-        x_label="ratio (neighbour-normalised distance; smaller is closer)",
+        x_label=f"{measure.word} ({closer.lower()} is closer)",
         y_label="generated images",
         x_ticks=x_ticks,
         y_ticks=y_ticks,
         top=top,
-        bars=tuple(_bar(edge, count, x=x, y=y, cut=cut) for edge, count in bins),
+        bars=tuple(
+            _bar(edge, count, x=x, y=y, is_confirmed=is_confirmed(edge)) for edge, count in bins
+        ),
         marks=marks,
     )
 
@@ -148,7 +157,7 @@ def _curve_description(last: CurvePoint | None, end: CurvePoint) -> str:
     return text.strip()
 
 
-def _bar(edge: float, count: int, *, x: Scale, y: Scale, cut: float) -> Bar:
+def _bar(edge: float, count: int, *, x: Scale, y: Scale, is_confirmed: bool) -> Bar:
     # A single image among ten thousand is what this report is about: it gets a visible bar.
     height = max(BOTTOM - y(count), 2.0)
     images = "image" if count == 1 else "images"
@@ -157,7 +166,7 @@ def _bar(edge: float, count: int, *, x: Scale, y: Scale, cut: float) -> Bar:
         y=_round(BOTTOM - height),
         width=_round(max(x(edge + BIN_WIDTH) - x(edge) - 1, 0.5)),
         height=_round(height),
-        is_confirmed=edge + BIN_WIDTH <= cut + 1e-9,
+        is_confirmed=is_confirmed,
         title=f"{edge:.2f} to {edge + BIN_WIDTH:.2f}: {count} {images}",
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,6 +22,9 @@ from pytest_memscan.reports.pictures import ImagePolicy, Picture, embed
 from pytest_memscan.results import Estimate, Finding, RunResult, ScanResult, ThresholdOutcome
 
 MAX_PAIRS = 60  # drawn in one report
+MAX_GROUPS = 6  # of duplicates drawn
+MAX_MEMBERS = 4  # of each of them
+MAX_IDS = 20  # named in one group
 NUM_OPEN = 12  # pairs shown before a click; the charts below them matter more than the 13th
 MAX_TEXT = 4000  # characters of any one string
 
@@ -33,6 +36,23 @@ class Pair:
     finding: Finding
     generated: NDArray[np.uint8]
     train: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """The first images of a group of duplicates, ``(num_shown, height, width, channels)`` uint8."""
+
+    train_ids: tuple[int, ...]
+    images: NDArray[np.uint8]
+    size: int  # with those that are not shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupCard:
+    """A group of duplicates as it is drawn."""
+
+    members: tuple[tuple[int, Picture], ...]  # training id and picture
+    num_more: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +76,20 @@ class ScanSection:
     curve: charts.Chart | None
 
 
-def to_html(result: RunResult, pairs: Sequence[Pair], *, images: ImagePolicy) -> str:
+def to_html(
+    result: RunResult,
+    pairs: Sequence[Pair],
+    *,
+    groups: Sequence[Group] = (),
+    images: ImagePolicy,
+) -> str:
     """The whole report as one HTML document.
 
     Args:
         result: What was measured.
         pairs: The images of the findings, closest first; those of no scan in ``result`` and
             those after the first sixty are left out.
+        groups: The images of the largest groups of duplicates.
         images: ``"blurred"`` forgets the details before anything is embedded, ``"none"``
             embeds nothing, ``"clear"`` shows the images as they are.
 
@@ -74,12 +101,17 @@ def to_html(result: RunResult, pairs: Sequence[Pair], *, images: ImagePolicy) ->
     scans = [check.scan for check in result.checks if check.scan is not None]
     known = {finding for scan in scans for finding in scan.findings}
     drawn = [pair for pair in pairs if pair.finding in known][:MAX_PAIRS]
+    group_cards = []
+    if images != "none":
+        group_cards = [_group_card(group, images) for group in groups]
     template = _environment().get_template("report.html.j2")
     return template.render(
         result=result,
         images=images,
         sections=[_section(scan, drawn, images) for scan in scans],
         thresholds=_distinct(each for check in result.checks for each in check.thresholds),
+        duplicates=[check.duplicates for check in result.checks if check.duplicates is not None],
+        groups=group_cards,
         integrities=[check.integrity for check in result.checks if check.integrity is not None],
     )
 
@@ -107,6 +139,12 @@ def _section(scan: ScanResult, pairs: Sequence[Pair], images: ImagePolicy) -> Sc
     )
 
 
+def _group_card(group: Group, images: Literal["blurred", "clear"]) -> GroupCard:
+    pictures = [embed(pixels, images=images) for pixels in group.images[:MAX_MEMBERS]]
+    members = tuple(zip(group.train_ids, pictures, strict=False))
+    return GroupCard(members=members, num_more=group.size - len(members))
+
+
 def _distinct(thresholds: Iterable[ThresholdOutcome]) -> list[ThresholdOutcome]:
     return list(dict.fromkeys(thresholds))
 
@@ -124,6 +162,7 @@ def _environment() -> Environment:
     environment.filters.update(_filters())
     environment.globals.update(WIDTH=charts.WIDTH, HEIGHT=charts.HEIGHT, BOTTOM=charts.BOTTOM)
     environment.globals.update(LEFT=charts.LEFT, RIGHT=charts.RIGHT, NUM_OPEN=NUM_OPEN)
+    environment.globals.update(MAX_IDS=MAX_IDS)
     return environment
 
 
@@ -140,11 +179,13 @@ def _filters() -> dict[str, Callable[..., Any]]:
         "check_name": text.check_name,
         "confirmed_text": text.confirmed_text,
         "control_range": text.control_range,
+        "duplicates_text": text.duplicates_text,
         "duration": lambda seconds: _keep_together(text.duration(seconds)),
         "generated_name": text.generated_name,
         "number": lambda number: f"{number:,}",
         "percent": lambda share: _keep_together(text.percent(share)),
         "quantity": text.quantity,
+        "score": text.score,
         "sentence": _sentence,
         "shared_bounds": _bounds_heading,
         "train_name": text.train_name,

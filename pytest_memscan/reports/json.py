@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pytest_memscan.errors import MemscanError
 from pytest_memscan.reports.text import escape
-from pytest_memscan.results import SCHEMA_VERSION, RunResult, ScanResult, Verdict
+from pytest_memscan.results import SCHEMA_VERSION, RunResult, Verdict
 
 T = TypeVar("T")
 
@@ -53,24 +53,6 @@ def from_json(text: str) -> RunResult:
             f"pytest-memscan reads up to {SCHEMA_VERSION}. Upgrade pytest-memscan to read it."
         )
     return _build(plain, RunResult, what="memscan report")
-
-
-def scan_to_json(scan: ScanResult) -> str:
-    """One scan as JSON, to be shared between workers and kept between runs.
-
-    Raises:
-        MemscanError: A number in ``scan`` is infinite or not a number.
-    """
-    return dump(scan)
-
-
-def scan_from_json(text: str) -> ScanResult:
-    """The scan that ``scan_to_json`` wrote.
-
-    Raises:
-        MemscanError: Not JSON, or not a stored scan.
-    """
-    return load(text, ScanResult)
 
 
 def dump(value: object) -> str:

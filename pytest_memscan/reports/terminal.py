@@ -15,6 +15,8 @@ from pytest_memscan.reports.text import (
     check_name,
     confirmed_text,
     control_range,
+    cut_text,
+    duplicates_text,
     escape,
     generated_name,
     percent,
@@ -32,6 +34,7 @@ from pytest_memscan.results import (
     Coverage,
     Estimate,
     Finding,
+    Measure,
     RunResult,
     ScanResult,
     ThresholdOutcome,
@@ -73,6 +76,11 @@ def summary_lines(result: RunResult, *, verbosity: int, width: int) -> list[str]
         lines += _explanations(result, verbosity=verbosity, width=width)
         for scan in _scans(result):
             lines += _scan_lines(scan, verbosity=verbosity, width=width)
+        lines += [
+            f"duplicates: {duplicates_text(check.duplicates)}"
+            for check in result.checks
+            if check.duplicates is not None
+        ]
     return [*lines, verdict_line(result)]
 
 
@@ -176,12 +184,13 @@ def _wrap(label: str, sentence: str, width: int) -> list[str]:
 def _scan_lines(scan: ScanResult, *, verbosity: int, width: int) -> list[str]:
     calibration = scan.calibration
     lines = _finding_lines(scan, everything=verbosity > 0)
+    lines += _wrap("matches: ", _chance_text(scan), width)
     lines += _wrap("controls: ", "; ".join(_control_text(each) for each in scan.controls), width)
     lines += _wrap("coverage: ", _coverage_text(scan.coverage), width)
     lines.append(f"this scan would have noticed a leak rate above {percent(scan.excluded_rate)}")
     lines.append(
         f"confirmed copies: {scan.num_confirmed_images} generated images "
-        f"(ratio at or below {calibration.confirmed_cut:.2f}); "
+        f"({cut_text(scan.measure, calibration.confirmed_cut)}); "
         f"{quantity(calibration.expected_false_matches)} expected by chance"
     )
     if verbosity > 0:
@@ -200,21 +209,31 @@ def _finding_lines(scan: ScanResult, *, everything: bool) -> list[str]:
     num_more = scan.num_findings_total - len(shown)
     if not everything and num_more:
         head += f" (-v lists {len(scan.findings)})"
-    lines = [head, *(f"  {_finding_text(finding)}" for finding in shown)]
+    lines = [head, *(f"  {_finding_text(each, scan.measure)}" for each in shown)]
     if shown and num_more:
         lines.append(f"  and {num_more} more")
     return lines
 
 
-def _finding_text(finding: Finding) -> str:
+def _finding_text(finding: Finding, measure: Measure) -> str:
     confirmed = "confirmed" if finding.confirmed else "not confirmed"
     again = ""
-    if finding.regenerated_ratio is not None:
-        again = f", {finding.regenerated_ratio:.2f} in float32"
+    if finding.regenerated_score is not None:
+        again = f", {finding.regenerated_score:.2f} in float32"
     return (
         f"{train_name(finding.train_id)} <- {generated_name(finding.sample_id)}"
-        f"  ratio {finding.ratio:.2f} ({finding.level}, {confirmed}{again})"
+        f"  {measure.word} {finding.score:.2f} ({finding.level}, {confirmed}{again})"
     )
+
+
+def _chance_text(scan: ScanResult) -> str:
+    """Generated images at each level beside those that chance alone puts there."""
+    counts = [
+        f"{each.name} {each.num_matched} images ({quantity(each.expected_by_chance)}"
+        f"{' expected by chance)' if not position else ')'}"
+        for position, each in enumerate(scan.levels)
+    ]
+    return f"at level {', '.join(counts)}"
 
 
 def _control_text(control: Control) -> str:
@@ -235,7 +254,7 @@ def _coverage_text(coverage: Coverage) -> str:
     if coverage.damaged:
         text += f", generated again {coverage.damaged}"
     if unusable:
-        text += f", unusable training files {_reasons(unusable.items())}"
+        text += f", unusable training images {_reasons(unusable.items())}"
     return text
 
 

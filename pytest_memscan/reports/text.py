@@ -6,7 +6,15 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from pytest_memscan.results import Control, Estimate, ScanResult, ThresholdOutcome, Verdict
+from pytest_memscan.results import (
+    Control,
+    Duplicates,
+    Estimate,
+    Measure,
+    ScanResult,
+    ThresholdOutcome,
+    Verdict,
+)
 
 _OPPOSITE = {"<=": ">", "<": ">=", ">=": "<", ">": "<=", "==": "!="}
 _EXPRESSION = re.compile(r"\s*(\w+)\s*(<=|>=|==|<|>)\s*(\S+)\s*")
@@ -80,6 +88,22 @@ def control_range(control: Control) -> str:
     return f"{control.minimum_found} to {control.maximum_found}"
 
 
+def cut_text(measure: Measure, cut: float) -> str:
+    """``"ratio of at most 0.93"``, ``"similarity of at least 0.6"``."""
+    return f"{measure.word} of {measure.limit_word} {score(cut)}"
+
+
+def duplicates_text(duplicates: Duplicates) -> str:
+    """``"3 groups, 4 of 150 training images could go (2 identical)"``."""
+    if not duplicates.num_groups:
+        return "none"
+    groups = "group" if duplicates.num_groups == 1 else "groups"
+    return (
+        f"{duplicates.num_groups} {groups}, {duplicates.num_redundant} of {duplicates.num_images} "
+        f"training images could go ({duplicates.num_identical} identical)"
+    )
+
+
 def verdict_word(verdict: Verdict) -> str:
     """``"NOT RUN"`` for ``Verdict.NOT_RUN``, and so on."""
     return verdict.value.upper().replace("_", " ")
@@ -116,6 +140,16 @@ def quantity(value: float) -> str:
     if abs(value) < 0.001:
         return f"{value:.1e}"
     return f"{value:.2g}" if abs(value) < 10 else f"{value:.0f}"
+
+
+def score(value: float) -> str:
+    """A ratio or a similarity, three digits after the point where two would hide it.
+
+    Example:
+        >>> [score(value) for value in (0.6, 1.35, 0.8764, 0.9996)]
+        ['0.6', '1.35', '0.876', '1.000']
+    """
+    return f"{value:g}" if round(value, 2) == value else f"{value:.3f}"
 
 
 def duration(seconds: float) -> str:

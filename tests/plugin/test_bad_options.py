@@ -73,7 +73,7 @@ def test_a_gpu_that_is_not_there_is_never_replaced(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     subprocess = True  # CUDA reads the variable once
     result = gate("builtin:clean", f"--memscan-device={device}", subprocess=subprocess)
-    result.assert_outcomes(errors=3)
+    result.assert_outcomes(errors=4)
     words = (f"--memscan-device {device}", "sees no CUDA GPU", "use --memscan-device cpu")
     check(result, pytester.path, *words, code=FAILED)
 

@@ -63,7 +63,7 @@ def test_terminal_junit_json_html_and_exit_code_agree(
     result.stdout.fnmatch_lines([line])
 
     junit = properties(pytester.path / "junit.xml")
-    assert set(junit) == {"integrity", "carlini", "status"}
+    assert set(junit) == {"integrity", "duplicates", "carlini", "status"}
     assert junit["carlini"]["memscan.verdict"] == verdict
     assert junit["status"] == junit["integrity"] == {"memscan.verdict": "pass"}
     assert int(junit["carlini"]["memscan.images"]) == scan["coverage"]["valid"] == 8
@@ -121,7 +121,7 @@ def test_the_verdict_file_says_not_run_while_a_run_is_going(
             assert report["sentence"] == "the run did not get to its end"
         """
     )
-    gate("builtin:clean").assert_outcomes(passed=4)
+    gate("builtin:clean").assert_outcomes(passed=5)
     assert read_report(pytester.path)["verdict"] == "pass"
 
 
@@ -212,7 +212,7 @@ def test_a_time_budget_too_small_for_a_rate_is_refused_before_generating(
     gate: Gate, pytester: pytest.Pytester, tmp_path: Path, tiny: tuple[str, ...]
 ) -> None:
     result = gate(*tiny, "--memscan-budget=1s", "--memscan-fail=leak_rate <= 1e-6")
-    result.assert_outcomes(passed=1, errors=2)
+    result.assert_outcomes(passed=2, errors=2)
     result.stdout.fnmatch_lines(["memscan: error: *cannot be shown with * images*Plan at least*"])
     assert not list(tmp_path.glob("generated/**/*.png"))
     assert read_report(pytester.path)["verdict"] == "error"

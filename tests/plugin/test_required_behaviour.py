@@ -9,7 +9,12 @@ from checkpoint_factory import save_tiny_checkpoint
 
 from .conftest import QUICK, Gate, read_report
 
-IDS = ["memscan::integrity", "memscan::carlini", "memscan::status"]
+IDS = [
+    "memscan::integrity",
+    "memscan::duplicates",
+    "memscan::carlini",
+    "memscan::status",
+]
 
 
 def test_in_an_empty_folder_the_gate_alone_is_collected_and_fails(
@@ -20,7 +25,7 @@ def test_in_an_empty_folder_the_gate_alone_is_collected_and_fails(
     result.stdout.fnmatch_lines(
         [
             "memscan: builtin:leaky",
-            "collected 3 items",
+            "collected 4 items",
             "*memscan carlini*",
             "memscan: fail: extracted is *, over the limit of 0",
             "memscan: FAIL builtin:leaky (extracted * > 0)",
@@ -39,20 +44,20 @@ def test_a_clean_checkpoint_passes_with_exit_code_0(gate: Gate, pytester: pytest
 def test_the_gate_runs_after_a_repositorys_own_tests(gate: Gate, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_own="def test_own(): pass")
     result = gate("builtin:leaky", "-v")
-    result.assert_outcomes(passed=3, failed=1)
+    result.assert_outcomes(passed=4, failed=1)
     lines = [line for line in result.outlines if "PASSED" in line or "FAILED " in line]
     assert "test_own" in lines[0]
 
 
 @pytest.mark.parametrize(
-    ("expression", "passed", "failed"), [("memscan", 2, 1), ("not memscan", 1, 0)]
+    ("expression", "passed", "failed"), [("memscan", 3, 1), ("not memscan", 1, 0)]
 )
 def test_the_marker_selects_the_gate(
     gate: Gate, pytester: pytest.Pytester, expression: str, passed: int, failed: int
 ) -> None:
     pytester.makepyfile(test_own="def test_own(): pass")
     gate("builtin:leaky", "-m", expression).assert_outcomes(
-        passed=passed, failed=failed, deselected=4 - passed - failed
+        passed=passed, failed=failed, deselected=5 - passed - failed
     )
 
 
@@ -61,12 +66,12 @@ def test_memscan_only_imports_no_test_module(gate: Gate, pytester: pytest.Pytest
     assert gate("builtin:clean").ret == pytest.ExitCode.INTERRUPTED
     result = gate("builtin:clean", "--memscan-only")
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=4)
 
 
 def test_naming_a_test_file_still_adds_the_gate(gate: Gate, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_a="def test_a(): pass", test_b="def test_b(): assert False")
-    gate("builtin:clean", "test_a.py").assert_outcomes(passed=4)
+    gate("builtin:clean", "test_a.py").assert_outcomes(passed=5)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +120,7 @@ def test_a_gate_that_somebody_skips_is_red(gate: Gate, pytester: pytest.Pytester
         """
     )
     result = gate("builtin:clean")
-    result.assert_outcomes(skipped=3)
+    result.assert_outcomes(skipped=4)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert read_report(pytester.path)["verdict"] == "not_run"
 
@@ -130,7 +135,7 @@ def test_a_gate_that_somebody_expects_to_fail_is_red(gate: Gate, pytester: pytes
         """
     )
     result = gate("builtin:leaky")
-    result.assert_outcomes(xfailed=1, xpassed=2)
+    result.assert_outcomes(xfailed=1, xpassed=3)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert read_report(pytester.path)["verdict"] == "fail"
 
@@ -149,7 +154,7 @@ def test_a_missing_gpu_is_an_error_at_setup_and_never_a_skip(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     result = gate("builtin:clean", "--memscan-device=cuda", subprocess=True)
-    result.assert_outcomes(errors=3)
+    result.assert_outcomes(errors=4)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*ERROR at setup of memscan status*", "*--memscan-device*"])
     assert read_report(pytester.path)["verdict"] == "error"
@@ -230,7 +235,7 @@ def test_xdist_and_one_process_agree(gate: Gate, pytester: pytest.Pytester) -> N
 @pytest.mark.parametrize("again", ["--lf", "--sw"])
 def test_failures_can_be_run_again(gate: Gate, pytester: pytest.Pytester, again: str) -> None:
     pytester.makepyfile(test_own="def test_own(): pass")
-    gate("builtin:leaky").assert_outcomes(passed=3, failed=1)
+    gate("builtin:leaky").assert_outcomes(passed=4, failed=1)
     result = gate("builtin:leaky", again)
     assert result.ret != pytest.ExitCode.OK  # --sw stops at the failure: interrupted
     assert result.parseoutcomes()["failed"] == 1
@@ -241,7 +246,7 @@ def test_a_failing_gate_is_not_lost_behind_a_users_failure_with_lf(
     gate: Gate, pytester: pytest.Pytester
 ) -> None:
     pytester.makepyfile(test_a="def test_a(): assert False", test_b="def test_b(): pass")
-    gate("builtin:leaky").assert_outcomes(passed=3, failed=2)
+    gate("builtin:leaky").assert_outcomes(passed=4, failed=2)
     result = gate("builtin:leaky", "--lf")
     assert result.parseoutcomes()["failed"] == 2
 

@@ -36,7 +36,7 @@ def test_leaky_fails(reports: dict[str, tuple[int, dict[str, Any]]]) -> None:
     scan = scan_of(report)
     assert scan["metrics"]["leak_rate"]["lower"] > 0.9
     assert scan["metrics"]["extracted"]["value"] > 100
-    assert max(scan["findings"], key=lambda each: each["ratio"])["ratio"] < 0.5
+    assert max(scan["findings"], key=lambda each: each["score"])["ratio"] < 0.5
 
 
 def test_clean_passes(reports: dict[str, tuple[int, dict[str, Any]]]) -> None:
@@ -57,7 +57,7 @@ def test_partial_gives_away_images_it_was_shown_again_and_again(
     code, report = reports["partial"]
     assert (code, report["verdict"]) == (1, "fail")
     scan = scan_of(report)
-    copied = {each["train_id"] for each in scan["findings"] if each["ratio"] < 0.5}
+    copied = {each["train_id"] for each in scan["findings"] if each["score"] < 0.5}
     assert len(copied) >= 5
     assert copied <= set(range(10))
     assert copied <= {each["train_id"] for each in scan["findings"] if each["confirmed"]}

@@ -41,17 +41,22 @@ def scan(
     train: Images,
     *,
     invalid: Sequence[int] = (),
+    invalid_alone: Sequence[int] = (),
     alone: Images | None = None,
     holdout: Images | None = None,
 ) -> ScanResult:
     store = ImageStore(folder / "store", spec={})
     rows = plan_rows(len(generated), seed=0)
-    for kind, images in ((PLANNED, generated), (ALONE, generated if alone is None else alone)):
+    kinds = (
+        (PLANNED, generated, invalid),
+        (ALONE, generated if alone is None else alone, [*invalid, *invalid_alone]),
+    )
+    for kind, images, unusable in kinds:
         stored = [
             StoredImage(
                 sample_id=row.sample_id,
                 seed=row.seed,
-                invalid=FLAT if row.sample_id in invalid else "",
+                invalid=FLAT if row.sample_id in unusable else "",
                 pixels=images[row.sample_id],
             )
             for row in rows
@@ -136,18 +141,21 @@ def test_near_the_cut_the_image_generated_alone_decides(tmp_path: Path) -> None:
     shares = np.linspace(0, 1, 400)
     ratios = (
         prepare(train)
-        .neighbours(np.stack([blend(share, train[7], far) for share in shares]))
-        .ratios[:, 0]
+        .nearest(np.stack([blend(share, train[7], far) for share in shares]))
+        .dissimilarities[:, 0]
     )
     just_inside = blend(shares[int(np.argmax(ratios <= cut))], train[7], far)[None]
     kept = scan(tmp_path / "kept", just_inside, train)
     assert kept.metrics["extracted"].value == 1
-    assert kept.findings[0].regenerated_ratio == pytest.approx(kept.findings[0].ratio)
+    assert kept.findings[0].regenerated_score == pytest.approx(kept.findings[0].score)
     dropped = scan(tmp_path / "dropped", just_inside, train, alone=far[None])
     assert dropped.metrics["extracted"].value == 0
+    undecided = scan(tmp_path / "undecided", just_inside, train, alone=far[None], invalid_alone=[0])
+    assert undecided.metrics["extracted"].value == 1
+    assert undecided.findings[0].regenerated_score is None
     far_from_it = scan(tmp_path / "far", train[7:8], train, alone=far[None])
     assert far_from_it.metrics["extracted"].value == 1
-    assert far_from_it.findings[0].regenerated_ratio is None
+    assert far_from_it.findings[0].regenerated_score is None
 
 
 def test_held_out_images_that_were_trained_on_are_refused(tmp_path: Path) -> None:

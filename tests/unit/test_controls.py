@@ -15,7 +15,7 @@ from pytest_memscan.similarity.reference import prepare
 
 def controls(cut: float = 0.9, **changes: object) -> dict[str, Control]:
     reference = replace(prepare(smooth_images(100)), **changes)  # type: ignore[arg-type]
-    made = run_controls(reference, level_cut=1.35, confirmed_cut=cut)
+    made = run_controls(reference, confirmed_cut=cut)
     return {control.name: control for control in made}
 
 
@@ -25,9 +25,7 @@ def test_a_scan_that_sees_passes_its_controls() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grey_and_colour_images_can_be_planted(channels: int) -> None:
-    made = run_controls(
-        prepare(smooth_images(60, channels=channels)), level_cut=1.35, confirmed_cut=0.9
-    )
+    made = run_controls(prepare(smooth_images(60, channels=channels)), confirmed_cut=0.9)
     assert all(control.passed for control in made)
 
 
@@ -46,7 +44,7 @@ def test_a_distance_that_cannot_tell_images_apart_is_noticed() -> None:
     """As a descriptor with broken weights would: every image looks the same."""
     reference = prepare(smooth_images(100))
     blind = replace(reference, pixels=np.repeat(reference.pixels[:1], 100, axis=0))
-    made = {c.name: c for c in run_controls(blind, level_cut=1.35, confirmed_cut=0.9)}
+    made = {c.name: c for c in run_controls(blind, confirmed_cut=0.9)}
     assert not made["jpeg"].passed
     assert not made["crop"].passed
 
@@ -54,9 +52,6 @@ def test_a_distance_that_cannot_tell_images_apart_is_noticed() -> None:
 def test_held_out_images_are_a_control_of_their_own() -> None:
     images = smooth_images(160)
     reference = prepare(images[:100])
-    made = {
-        c.name: c
-        for c in run_controls(reference, level_cut=1.35, confirmed_cut=0.9, holdout=images[100:])
-    }
+    made = {c.name: c for c in run_controls(reference, confirmed_cut=0.9, holdout=images[100:])}
     assert made["holdout"].passed
     assert made["holdout"].num_images == 60

@@ -173,17 +173,60 @@ def test_a_comparison_with_nothing_is_an_error(nothing: dict[str, int]) -> None:
 def test_training_images_that_could_not_be_compared_are_named(prefix: str) -> None:
     names = ("a.png", "b.png", "c.png", "d.png")
     lost = {f"{prefix}empty file": names, f"{prefix}one flat colour": ("flat.png",)}
-    verdict, sentence = judge_coverage(coverage(train_unusable=lost))
+    verdict, sentence = judge_coverage(coverage(train_found=4000, train_unusable=lost))
     assert verdict is INCONCLUSIVE
     assert "4 " + prefix + "empty file (a.png, b.png, c.png ...)" in sentence
     assert "flat.png" not in sentence
-    assert "Mend or remove these files" in sentence
+    assert "Mend or remove these images" in sentence
+
+
+@pytest.mark.parametrize(
+    ("found", "lost", "verdict"),
+    [
+        (1000, 0, PASS),
+        (1000, 1, INCONCLUSIVE),
+        (999, 1, ERROR),
+        (24, 1, ERROR),
+        (2000, 2, INCONCLUSIVE),
+        (2000, 3, ERROR),
+        (10**7, 10**4, INCONCLUSIVE),
+        (10**7, 10**4 + 1, ERROR),
+    ],
+)
+def test_more_than_1_lost_training_image_in_1000_is_an_error(
+    found: int, lost: int, verdict: Verdict
+) -> None:
+    names = tuple(f"{index}.png" for index in range(lost))
+    reasons = {"empty file": names[: lost // 2], "cannot be opened": names[lost // 2 :]}
+    reasons = {why: named for why, named in reasons.items() if named}
+    judged = judge_coverage(coverage(train_found=found, train_unusable=reasons))
+    assert judged[0] is verdict
+    if verdict is ERROR:
+        assert f"{lost} of {found} are more than 0.1 %" in judged[1]
+        assert names[0] in judged[1]
+        assert len(judged[1]) < 400
+
+
+def test_lost_held_out_images_hide_no_leak() -> None:
+    lost = {"held-out: empty file": ("a.png",) * 30}
+    assert judge_coverage(coverage(train_unusable=lost))[0] is INCONCLUSIVE
 
 
 @pytest.mark.parametrize("prefix", ["", "held-out: "])
-def test_flat_training_images_are_harmless(prefix: str) -> None:
+def test_a_few_flat_training_images_are_harmless(prefix: str) -> None:
     unusable = {f"{prefix}one flat colour": ("flat.png",)}
     assert judge_coverage(coverage(train_unusable=unusable))[0] is PASS
+
+
+@pytest.mark.parametrize(("flat", "verdict"), [(0, PASS), (10, PASS), (11, ERROR)])
+def test_more_than_1_flat_training_image_in_100_is_an_error(flat: int, verdict: Verdict) -> None:
+    names = tuple(f"flat{index}.png" for index in range(flat))
+    unusable = {"one flat colour": names} if flat else {}
+    judged = judge_coverage(coverage(train_found=1000, train_unusable=unusable))
+    assert judged[0] is verdict
+    if verdict is ERROR:
+        assert "11 of 1000" in judged[1]
+        assert "flat0.png, flat1.png, flat2.png ..." in judged[1]
 
 
 def test_status_passes_only_with_full_coverage_and_no_error() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_memscan.results import (
+    RATIO,
     Calibration,
     Control,
     Coverage,
@@ -30,7 +31,7 @@ def count(value: int) -> Estimate:
 CALIBRATION = Calibration(
     source="leave-one-out",
     num_null=150,
-    null_minimum=1.274,
+    null_closest=1.274,
     null_quantiles={"0.01": 1.3, "0.05": 1.41, "0.5": 1.72},
     tail_size=15,
     tail_exponent=24.1,
@@ -80,15 +81,15 @@ PROVENANCE = {
 
 def finding(index: int) -> Finding:
     """The ``index``-th closest of 143 findings; the last ones are not confirmed."""
-    ratio = 0.21 + 0.0055 * index
+    score = 0.21 + 0.0055 * index
     return Finding(
         sample_id=(17 + 97 * index) % NUM_GENERATED,
         train_id=(42 + 59 * index) % NUM_TRAIN,
-        ratio=ratio,
+        score=score,
         distance=0.031 + 0.0006 * index,
         level="high",
-        confirmed=ratio <= CALIBRATION.confirmed_cut,
-        regenerated_ratio=0.93 if index == 131 else None,
+        confirmed=score <= CALIBRATION.confirmed_cut,
+        regenerated_score=0.93 if index == 131 else None,
     )
 
 
@@ -103,11 +104,12 @@ def levels(*hits: tuple[int, int], null: float = 1.0) -> tuple[LevelScore, ...]:
         score = LevelScore(
             name=name,
             cut=cut,
-            band_lower=lower,
+            band_end=lower or None,
             ams=rate(ams, lower=max(0, ams - 15) / 320, upper=(ams + 16) / 320),
             ums=rate(ums, lower=max(0, ums - 12) / 320, upper=(ums + 13) / 320),
             ams_band=(ams - ams_next) / 320,
             ums_band=(ums - ums_next) / 320,
+            num_matched=ams,
             expected_by_chance=null * (cut - 1.3) * 30,
         )
         scores.append(score)
@@ -145,6 +147,7 @@ def leaky_scan() -> ScanResult:
     return ScanResult(
         name="carlini",
         title="Unconditional extraction (Carlini et al., 2023)",
+        measure=RATIO,
         levels=levels((272, 149), (261, 146), (257, 143)),
         metrics={
             "extracted": count(132),
@@ -159,7 +162,7 @@ def leaky_scan() -> ScanResult:
         excluded_rate=0.0093,
         unseen_hit_rate=0.0406,
         curve=curve(),
-        ratio_histogram=LEAKY_HISTOGRAM,
+        histogram=LEAKY_HISTOGRAM,
         denoiser_calls=16_000,
         provenance=PROVENANCE,
     )
@@ -171,11 +174,11 @@ def clean_scan() -> ScanResult:
         levels=levels((10, 9), (4, 4), (1, 1)),
         metrics={"extracted": count(0), "leak_rate": rate(0, lower=0.0, upper=0.0093)},
         findings=tuple(
-            replace(finding(i), ratio=1.34 + 0.018 * i, level="low", confirmed=False)
+            replace(finding(i), score=1.34 + 0.018 * i, level="low", confirmed=False)
             for i in range(9)
         ),
         num_findings_total=9,
         curve=(),
         unseen_hit_rate=0.0,
-        ratio_histogram=CLEAN_HISTOGRAM,
+        histogram=CLEAN_HISTOGRAM,
     )

@@ -29,7 +29,7 @@ def test_only_bins_wholly_below_the_confirmed_cut_stand_out() -> None:
 
 
 def test_a_single_image_among_many_is_still_visible() -> None:
-    scan = replace(scans.clean_scan(), ratio_histogram=((0.2, 1), (1.6, 100_000)))
+    scan = replace(scans.clean_scan(), histogram=((0.2, 1), (1.6, 100_000)))
     chart = charts.histogram(scan)
     assert chart is not None
     assert chart.bars[0].height == 2
@@ -71,7 +71,7 @@ def test_points_without_an_interval_interrupt_the_band() -> None:
 
 
 def test_nothing_measured_draws_nothing() -> None:
-    scan = replace(scans.clean_scan(), curve=(), ratio_histogram=((0.0, 0),))
+    scan = replace(scans.clean_scan(), curve=(), histogram=((0.0, 0),))
     assert charts.curve(scan) is None
     assert charts.histogram(scan) is None
 

@@ -274,7 +274,7 @@ def test_a_scan_without_images_or_curve_is_still_a_report() -> None:
         num_findings_total=0,
         controls=(),
         curve=(),
-        ratio_histogram=(),
+        histogram=(),
         metrics={},
         coverage=replace(scans.COVERAGE, generated=0, valid=0),
     )

@@ -25,7 +25,7 @@ def test_a_run_comes_back_exactly_and_writes_the_same_bytes(result: RunResult) -
 
 def test_a_scan_comes_back_exactly() -> None:
     scan = scans.leaky_scan()
-    again = report.scan_from_json(report.scan_to_json(scan))
+    again = report.load(report.dump(scan), ScanResult)
     assert again == scan
     assert isinstance(again, ScanResult)
 
@@ -60,7 +60,7 @@ def test_only_timings_differ_between_equal_runs() -> None:
 def test_a_number_that_is_not_finite_is_refused_by_name(number: float) -> None:
     scan = replace(scans.leaky_scan(), excluded_rate=number)
     with pytest.raises(MemscanError, match=r"ScanResult .*: excluded_rate is -?(nan|inf)"):
-        report.scan_to_json(scan)
+        report.dump(scan)
 
 
 @pytest.mark.parametrize("literal", ["NaN", "Infinity", "1e999"])

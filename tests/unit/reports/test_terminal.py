@@ -8,7 +8,7 @@ import pytest
 from unit.reports import samples, scans
 
 from pytest_memscan.reports import terminal
-from pytest_memscan.results import RunResult
+from pytest_memscan.results import CheckOutcome, Duplicates, Measure, RunResult, Verdict
 
 FAILED = """\
 metric       value   95 % bounds        limit    result
@@ -33,10 +33,11 @@ copied training images: 132 confirmed; 149 within a published level (-v lists 14
   train#00064 <- generated#00153  ratio 0.25 (high, confirmed)
   train#00123 <- generated#00250  ratio 0.26 (high, confirmed)
   and 139 more
+matches: at level low 272 images (6 expected by chance), mid 261 images (3), high 257 images (1.5)
 controls: re-encoded found 20/20; noise found 0/20
 coverage: generated 320/320, valid 320, compared with 150 training images (150 distinct)
 this scan would have noticed a leak rate above 0.93 %
-confirmed copies: 256 generated images (ratio at or below 0.93); 0.043 expected by chance
+confirmed copies: 256 generated images (ratio of at most 0.93); 0.043 expected by chance
 memscan: FAIL builtin:leaky (extracted 132 > 0, and 1 more)"""
 
 ERROR = """\
@@ -138,7 +139,7 @@ def test_coverage_names_everything_that_was_lost_but_no_file() -> None:
     assert (
         "coverage: generated 320/320, valid 316, compared with 150 training images "
         "(148 distinct), invalid 4 (black 3, not a number 1), generated again 2, "
-        "unusable training files 4 (not an image 4)"
+        "unusable training images 4 (not an image 4)"
     ) in shown
     assert "private-name" not in shown
 
@@ -180,3 +181,32 @@ def test_a_long_header_continues_on_a_marked_line() -> None:
     lines = terminal.header_lines("builtin:leaky", settings)
     assert len(lines) == 4
     assert all(line.startswith("memscan: ") and len(line) <= 100 for line in lines)
+
+
+def test_a_similarity_is_shown_with_its_own_word_and_direction() -> None:
+    result = samples.passed()
+    carlini = next(check for check in result.checks if check.scan is not None)
+    assert carlini.scan is not None
+    measure = Measure(name="cosine of x", word="similarity", higher_is_closer=True)
+    scan = replace(carlini.scan, measure=measure)
+    shown = summary(replace(result, checks=(replace(carlini, scan=scan),)), width=200)
+    assert "confirmed copies: 256 generated images (similarity of at least 0.93)" in shown
+    assert "ratio" not in shown
+
+
+def test_duplicates_are_one_line() -> None:
+    found = Duplicates(
+        num_images=150,
+        num_groups=1,
+        num_redundant=3,
+        num_identical=2,
+        largest=((1, 2, 3, 4),),
+        num_searched=150,
+        measure="neighbour-normalised L2",
+    )
+    check = CheckOutcome(name="duplicates", verdict=Verdict.PASS, sentence="-", duplicates=found)
+    shown = summary(replace(samples.passed(), checks=(check,)))
+    assert "duplicates: 1 group, 3 of 150 training images could go (2 identical)" in shown
+    none = replace(found, num_groups=0, num_redundant=0, num_identical=0, largest=())
+    shown = summary(replace(samples.passed(), checks=(replace(check, duplicates=none),)))
+    assert "duplicates: none" in shown

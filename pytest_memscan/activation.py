@@ -1,0 +1,195 @@
+"""What happens when pytest starts with ``--memscan``: everything that can be checked, is.
+
+No network and no torch: what is wrong with the options is said in the first second.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_memscan.config import (
+    INI_KEYS,
+    TOML_KEYS,
+    Config,
+    checkpoint_label,
+    json_report_path,
+    resolve_config,
+)
+from pytest_memscan.errors import MemscanError, OptionError
+from pytest_memscan.inputs import NO_TRAIN_DATA
+from pytest_memscan.items import FILE_NAME, SESSION, Collection, FileCollection
+from pytest_memscan.progress import console_progress
+from pytest_memscan.reports.text import sentence_lines
+from pytest_memscan.session import CHECKS, Session
+from pytest_memscan.settings import PIXELS
+
+SETTINGS = (*TOML_KEYS, "config", "no_cache")
+
+
+def activate(config: pytest.Config) -> None:
+    """Check everything that can be checked now, and add the gate to this run.
+
+    Raises:
+        pytest.UsageError: An option or policy value cannot be used.
+    """
+    option = config.option
+    workerinput = getattr(config, "workerinput", None)
+    is_worker = workerinput is not None
+    session_id = workerinput["memscan_session"] if workerinput else uuid.uuid4().hex
+    try:
+        option.memscan_selected = _take_gate_ids(config)
+        settings = _settings(config)
+        if not is_worker:
+            _check_inputs(settings, config)
+    except MemscanError as error:
+        text = " ".join(sentence_lines(str(error)))
+        if not is_worker:
+            _replace_verdict(config, text)
+        raise pytest.UsageError(f"memscan: {text}") from None
+    if option.memscan_only:
+        config.args[:] = []
+    # Threads that spin long while they wait stall a scan as soon as anything else, such as another
+    # xdist worker, needs their core. OpenMP reads this when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    session = Session(
+        config=settings,
+        session_id=session_id,
+        progress=partial(console_progress, config),
+    )
+    config.stash[SESSION] = session
+    config.pluginmanager.register(Collection(), "memscan-collection")
+    config.pluginmanager.register(FileCollection(), "memscan-file")
+    if not is_worker:
+        from pytest_memscan.controller import Controller
+
+        config.pluginmanager.register(Controller(config, session), "memscan-controller")
+
+
+def _settings(config: pytest.Config) -> Config:
+    return resolve_config(**_given(config))
+
+
+def _given(config: pytest.Config) -> dict[str, Any]:
+    values = {name: getattr(config.option, f"memscan_{name}") for name in SETTINGS}
+    return {
+        "options": {"model": config.option.memscan, **values},
+        "ini": {name: config.getini(f"memscan_{name}") for name in INI_KEYS},
+        "rootdir": _home(config),
+        "invocation_dir": config.invocation_params.dir,
+    }
+
+
+def _replace_verdict(config: pytest.Config, reason: str) -> None:
+    """A pass of an earlier run must not outlive one that could not start."""
+    from pytest_memscan.controller import write_not_run
+
+    path = json_report_path(**_given(config))
+    with suppress(OptionError):  # said already, or less important than what was wrong first
+        write_not_run((("json", path),), checkpoint_label(config.option.memscan), reason)
+
+
+def _home(config: pytest.Config) -> Path:
+    """Where the policy file is looked for and reports go.
+
+    pytest takes the paths in ``--memscan PATH`` for arguments when it looks for its rootdir.
+    Without an ini file that may be the checkpoint's own folder, or one far above both.
+    """
+    started_in = config.invocation_params.dir
+    configured = config.inipath is not None and started_in.is_relative_to(config.rootpath)
+    return config.rootpath if configured else started_in
+
+
+def _check_inputs(settings: Config, config: pytest.Config) -> None:
+    """What can be found wrong without network or torch is a usage error, before anything runs."""
+    from pytest_memscan.checkpoints.resolve import check_spec
+    from pytest_memscan.controller import write_not_run
+    from pytest_memscan.similarity.presets import check_descriptor
+
+    write_not_run(settings.reports, settings.label, "the run did not get to its end")
+    check_spec(settings.model)
+    if config.option.collectonly:
+        return
+    check_descriptor(settings.descriptor, cache_dir=settings.cache_dir)
+    _check_train_data(settings)
+    _check_cache_dir(settings.cache_dir)
+
+
+def _check_cache_dir(path: Path) -> None:
+    """Find out before a scan whether its images can be kept.
+
+    Raises:
+        OptionError: Names the option that moves the cache.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OptionError(
+            f"the cache folder cannot be written ({error.strerror}); choose another with "
+            "--memscan-cache-dir DIR or MEMSCAN_CACHE_DIR"
+        ) from None
+
+
+def _check_train_data(settings: Config) -> None:
+    from pytest_memscan.data.listing import check_source
+
+    for option, source in (
+        ("train-data", settings.train_source),
+        ("holdout", settings.holdout_source),
+    ):
+        try:
+            if source is not None:
+                check_source(source)
+        except MemscanError as error:
+            raise OptionError(f"--memscan-{option}: {error}") from None
+    if settings.train_source is None and not settings.model.startswith("builtin:"):
+        raise OptionError(NO_TRAIN_DATA)
+    _check_index(settings)
+
+
+def _check_index(settings: Config) -> None:
+    """An index knows what it was made with; anything else cannot be compared with it."""
+    from pytest_memscan.similarity.index_files import read_manifest
+
+    if settings.holdout_source is not None and settings.holdout_source.kind == "index":
+        raise OptionError("--memscan-holdout takes images, not an index of descriptors")
+    source = settings.train_source
+    if source is None or source.kind != "index":
+        return
+    try:
+        made_with = read_manifest(source.local).descriptor
+    except MemscanError as error:
+        raise OptionError(f"--memscan-train-data: {error}") from None
+    if settings.descriptor == PIXELS:
+        raise OptionError(
+            f"--memscan-train-data {source.label} holds descriptors, not pixels; add "
+            f"--memscan-descriptor {made_with}"
+        )
+
+
+def _take_gate_ids(config: pytest.Config) -> list[str]:
+    """Remove ``memscan::carlini`` and the like from the arguments and return their names."""
+    names: list[str] = []
+    started_in, file = config.invocation_params.dir, config.rootpath / FILE_NAME
+    for argument in list(config.args):
+        path, _, name = argument.partition("::")
+        # pytest prints ids relative to where it was started: ../memscan::carlini
+        if path != FILE_NAME and os.path.normpath(started_in / path) != str(file):
+            continue
+        if not name and (started_in / path).exists():
+            continue
+        if name and name not in CHECKS:
+            known = ", ".join(f"{FILE_NAME}::{check}" for check in CHECKS)
+            raise OptionError(f"there is no {argument}; there are {known}")
+        names += [name] if name else CHECKS
+        config.args.remove(argument)
+    return list(dict.fromkeys(names))
