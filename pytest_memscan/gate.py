@@ -24,6 +24,7 @@ from pytest_memscan.results import (
 )
 from pytest_memscan.statistics import trials_to_settle
 
+_OTHER_DESCRIPTOR = ", and another --memscan-descriptor may see more"
 MAX_INVALID = 0.01  # share of generated images; above it the scan is inconclusive
 BROKEN_INVALID = 0.1  # above it the scan is broken
 MAX_LOST_TRAIN = 0.001  # share of training images that could not be read; above it: an error
@@ -105,6 +106,7 @@ def judge_scan(scan: ScanResult, thresholds: Sequence[Threshold]) -> CheckOutcom
                 f"the scan cannot be trusted: {control.sentence}, but {control.num_found} of "
                 f"{control.num_images} were (control {control.name}). More different real images "
                 "(--memscan-train-data, --memscan-holdout) make the comparison sharper"
+                f"{_OTHER_DESCRIPTOR if scan.measure.higher_is_closer else ''}"
             ),
         )
     else:

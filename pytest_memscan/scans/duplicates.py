@@ -39,5 +39,5 @@ def find_duplicates(reference: Reference, vectors: NDArray[Any]) -> Duplicates:
         ),
         largest=groups.largest(MAX_LISTED),
         num_searched=reference.num_compared,
-        measure=reference.measure.name,
+        measure=reference.distance_name,
     )

@@ -30,7 +30,7 @@ from pytest_memscan.similarity.quantised import (
 TILE_GENERATED = 1024
 TILE_TRAIN = 4096
 BLOCK = 32  # neighbouring training vectors whose best product is looked at first
-OPENED_SHARE = 0.1  # of blocks; where more are promising, opening them one by one is slower
+OPENED_SHARE = 0.5  # of blocks; where more are promising, opening them one by one is slower
 TILE_VALUES = 2**24  # float32 values of a tile
 BLOCK_VALUES = 2**26  # 8-bit values of a block of generated vectors
 GENERATED_AT_ONCE = 16  # tiles of generated vectors for which a training tile is coded once

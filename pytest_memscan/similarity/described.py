@@ -58,6 +58,11 @@ class DescriptorReference:
         return measure_of(self.descriptor)
 
     @property
+    def distance_name(self) -> str:
+        """L2, of unit vectors."""
+        return f"L2 distance of {self.descriptor.name} descriptors"
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """Height, width and channels that the training images had."""
         return self.index.image_shape

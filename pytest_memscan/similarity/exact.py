@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from pytest_memscan.similarity.quantised import Metric
+from pytest_memscan.similarity.bounds import Bounds
+from pytest_memscan.similarity.quantised import Grid, Metric
 
 _PAIR_VALUES = 2**18  # of one chunk of pairs, so that it stays in the processor's cache
-_ROWS_AT_ONCE = 256
-_TILE_VALUES = 2**21  # float64 values of a training tile
+_ROWS_AT_ONCE = 1024
+_TILE_VALUES = 2**21  # of a training tile
 _NOT_FOUND = 2**62
 
 
@@ -61,12 +61,12 @@ def exhaustive(
     k: int,
     reached: NDArray[np.float64],
     exclude: NDArray[np.int64] | None,
-    metric: Metric,
+    grid: Grid,
     device: str,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The k best of every row from float64 products of all pairs.
+    """The k best of every row from float32 products of all pairs.
 
-    A float64 matrix product differs from the definition in the last bits, so it only chooses
+    A float32 matrix product differs from the definition in the last bits, so it only chooses
     which pairs can be in the answer. Training vectors equal to an earlier one are left out and
     put back at the end: a thousand copies of one image cost as much as one.
 
@@ -76,13 +76,13 @@ def exhaustive(
         k: At most the training vectors that a row may be compared with.
         reached: ``(rows,)`` a score that at least k training vectors reach.
         exclude: As for `nearest.most_similar`.
-        metric: What a score is.
+        grid: Of the training vectors.
         device: Where the products are computed.
 
     Returns:
         Scores and training ids, ``(rows, k)``.
 
-    Cost: ``rows * num_train * dim`` float64 multiply-adds; if nearly all pairs tie without being
+    Cost: ``rows * num_train * dim`` float32 multiply-adds; if nearly all pairs tie without being
     equal, as many again one by one. Memory: under 200 MB, and 40 bytes for a training vector.
     """
     first = first_of_equals(train)
@@ -90,11 +90,9 @@ def exhaustive(
     found = []
     for start in range(0, len(generated), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
+        bounds = Bounds(generated[rows], grid, device=device)
         # One more than asked for: the excluded vector may stand among them.
-        scores, ids = _best_of_distinct(
-            generated[rows], train, first, k=k + 1, reached=reached[rows], metric=metric,
-            device=device,
-        )  # fmt: skip
+        scores, ids = _best_of_distinct(bounds, train, first, k=k + 1, reached=reached[rows])
         own = None if exclude is None else exclude[rows]
         found.append(copies.put_back(scores, ids, exclude=own, k=k))
     return np.concatenate([each[0] for each in found]), np.concatenate([each[1] for each in found])
@@ -164,47 +162,28 @@ class _Copies:
 
 
 def _best_of_distinct(
-    generated: NDArray[np.float32],
+    bounds: Bounds,
     train: NDArray[np.float32],
     first: NDArray[np.int64],
     *,
     k: int,
     reached: NDArray[np.float64],
-    metric: Metric,
-    device: str,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The k best of every row among vectors that equal no earlier one.
 
     Where there are fewer, the rest has score -inf.
     """
-    left = torch.from_numpy(generated.astype(np.float64)).to(device)
-    scores = np.full((len(generated), k), -np.inf)
-    ids = np.full((len(generated), k), _NOT_FOUND)
+    scores = np.full((len(reached), k), -np.inf)
+    ids = np.full((len(reached), k), _NOT_FOUND)
     for columns in _tiles(len(train), train.shape[1]):
-        right = torch.from_numpy(train[columns].astype(np.float64)).to(device)
-        upper = _upper_bounds(left, right, metric).cpu().numpy()
-        distinct = first[columns] == np.arange(columns.start, columns.start + len(right))
-        rows, column = np.nonzero((upper >= reached[:, None]) & distinct)
+        rows, column = bounds.possible(train[columns], reached)
         train_ids = column + columns.start
-        exact = pair_scores(generated, train, rows, train_ids, metric=metric)
+        distinct = first[train_ids] == train_ids
+        rows, train_ids = rows[distinct], train_ids[distinct]
+        exact = pair_scores(bounds.generated, train, rows, train_ids, metric=bounds.grid.metric)
         scores, ids = _let_in(scores, ids, rows, train_ids, exact)
         reached = np.maximum(reached, scores[:, -1])
     return scores, ids
-
-
-def _upper_bounds(left: torch.Tensor, right: torch.Tensor, metric: Metric) -> torch.Tensor:
-    """``(len(left), len(right))`` what the score of a pair can be at most.
-
-    A float64 product of any summation order is within ``dim * 2**-53 |a||b|`` of the real number,
-    and so is the definition (Higham, Accuracy and Stability, section 3.1); twice their sum is
-    added, with the squares of the lengths in place of their product.
-    """
-    squares = left.square().sum(dim=1)[:, None] + right.square().sum(dim=1)
-    slack = (left.shape[1] + 8) * 2.0**-51
-    products = left @ right.T
-    if metric == "cosine":
-        return products.add_(squares, alpha=slack)
-    return products.mul_(2).sub_(squares, alpha=1 - 2 * slack)
 
 
 def _let_in(

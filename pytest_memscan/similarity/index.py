@@ -25,6 +25,7 @@ from pytest_memscan.similarity.index_files import (
     DESCRIPTORS,
     MANIFEST,
     VERSION,
+    Manifest,
     canonical_hash,
     planted_file,
     read_manifest,
@@ -102,17 +103,7 @@ def open_index(folder: Path) -> DescriptorIndex:
         descriptors = read_vectors(
             folder, DESCRIPTORS, num_rows=manifest.num_images, manifest=manifest
         )
-        planted = {}
-        for name, ids in manifest.planted.items():
-            if any(each >= manifest.num_images for each in ids):
-                raise TrainDataError(
-                    f"the index {shown_path(folder)} is damaged: {MANIFEST} says that image "
-                    f"{max(ids)} was altered, of {manifest.num_images}"
-                )
-            file = planted_file(name)
-            vectors = read_vectors(folder, file, num_rows=len(ids), manifest=manifest)
-            _require_unit(vectors, folder / file)
-            planted[name] = np.array(ids, dtype=np.int64), vectors
+        planted = {name: _planted(folder, name, manifest) for name in manifest.planted}
     except OSError as error:
         raise TrainDataError(
             f"the index {shown_path(folder)} cannot be read ({error.strerror})"
@@ -196,6 +187,22 @@ def copy_index(folder: Path, target: Path) -> None:
             f"the index cannot be copied to {shown_path(target)} ({error.strerror})"
         ) from None
     open_index(target)
+
+
+def _planted(
+    folder: Path, name: str, manifest: Manifest
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Training ids and descriptors of the altered copies ``name``."""
+    ids = manifest.planted[name]
+    if max(ids) >= manifest.num_images:
+        raise TrainDataError(
+            f"the index {shown_path(folder)} is damaged: {MANIFEST} says that image {max(ids)} "
+            f"was altered, of {manifest.num_images}"
+        )
+    file = planted_file(name)
+    vectors = read_vectors(folder, file, num_rows=len(ids), manifest=manifest)
+    _require_unit(vectors, folder / file)
+    return np.array(ids, dtype=np.int64), vectors
 
 
 def _require_unit(vectors: NDArray[np.float32], path: Path) -> None:

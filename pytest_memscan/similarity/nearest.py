@@ -28,13 +28,12 @@ class Similar:
     Attributes:
         similarities: ``(num_generated, k)`` float64 cosines, in [-1, 1].
         train_ids: ``(num_generated, k)`` int64.
-        num_widened: Rows that needed more candidates.
-        num_exhaustive: Rows of those that needed float64 products of all pairs.
+        num_exhaustive: Rows that 8-bit integers did not settle, so that all training vectors were
+            compared with them in float32.
     """
 
     similarities: NDArray[np.float64]
     train_ids: NDArray[np.int64]
-    num_widened: int = 0
     num_exhaustive: int = 0
 
 
@@ -45,13 +44,11 @@ class Near:
     Attributes:
         distances: ``(num_generated, k)`` float64 L2 distances.
         train_ids: ``(num_generated, k)`` int64.
-        num_widened: As in `Similar`.
         num_exhaustive: As in `Similar`.
     """
 
     distances: NDArray[np.float64]
     train_ids: NDArray[np.int64]
-    num_widened: int = 0
     num_exhaustive: int = 0
 
 
@@ -101,7 +98,6 @@ def most_similar(
     return Similar(
         similarities=np.clip(found.scores, -1.0, 1.0),
         train_ids=found.train_ids,
-        num_widened=found.num_widened,
         num_exhaustive=found.num_exhaustive,
     )
 
@@ -135,7 +131,6 @@ def nearest_vectors(
     return Near(
         distances=np.sqrt(-found.scores),
         train_ids=found.train_ids,
-        num_widened=found.num_widened,
         num_exhaustive=found.num_exhaustive,
     )
 

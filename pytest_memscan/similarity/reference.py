@@ -67,6 +67,10 @@ class Reference(Protocol):
         """What a score says."""
 
     @property
+    def distance_name(self) -> str:
+        """What near-duplicates were found by."""
+
+    @property
     def levels(self) -> tuple[Level, ...]:
         """Low, mid and high, as dissimilarities."""
 
@@ -118,6 +122,7 @@ class PixelReference:
     device: str = "cpu"
 
     measure = RATIO
+    distance_name = "L2 distance of pixels"
     levels = LEVELS
 
     @property

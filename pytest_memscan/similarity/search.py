@@ -9,9 +9,8 @@
    bound lets reach them. A row is *proven* when its k-th best score is above everything that a
    training vector outside the candidates can reach: the smallest product kept, plus the bound.
    Then no such vector is in the answer, not even as a tie.
-3. Rows that are not proven go through 1 and 2 again with more candidates, and those still not
-   proven through float64 products of all pairs (`exact.exhaustive`). How many needed that is part
-   of the answer.
+3. Rows that are not proven go through float32 products of all pairs, whose bound is thousands of
+   times tighter (`exact.exhaustive`). How many needed that is part of the answer.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from numpy.typing import NDArray
 
 from pytest_memscan.similarity.candidates import (
     TILE_TRAIN,
-    Candidates,
     above,
     coded_tiles,
     generated_rows,
@@ -35,7 +33,6 @@ from pytest_memscan.similarity.candidates import (
 from pytest_memscan.similarity.exact import best_first, exhaustive, pair_scores
 from pytest_memscan.similarity.quantised import (
     MAX_DIMENSION,
-    CodedGenerated,
     Metric,
     check_vectors,
     code_generated,
@@ -44,7 +41,6 @@ from pytest_memscan.similarity.quantised import (
 
 CANDIDATES_PER_NEIGHBOUR = 6
 SPARE_CANDIDATES = 64
-WIDENED = (1, 3, 12)  # times as many candidates, for rows that need them
 _CANDIDATES_AT_ONCE = 2**21  # of all rows of a block, which bounds the memory for them
 
 
@@ -54,7 +50,6 @@ class Found:
 
     scores: NDArray[np.float64]
     train_ids: NDArray[np.int64]
-    num_widened: int
     num_exhaustive: int
 
 
@@ -93,14 +88,13 @@ class Search:
             raise ValueError("no training vector can be returned: k, or what is left, is 0")
         scores = np.empty((len(self._generated), k))
         ids = np.empty(scores.shape, dtype=np.int64)
-        left = np.arange(len(scores))
-        unproven = []
-        for times in WIDENED:
-            if len(left):
-                width = times * (CANDIDATES_PER_NEIGHBOUR * k + SPARE_CANDIDATES)
-                scores[left], ids[left], proven = self._attempt(left, exclude, k=k, width=width)
-                left = left[~proven]
-            unproven.append(len(left))
+        width = CANDIDATES_PER_NEIGHBOUR * k + SPARE_CANDIDATES
+        at_once = min(generated_rows(self._train.shape[1]), max(1, _CANDIDATES_AT_ONCE // width))
+        proven = np.empty(len(scores), dtype=np.bool_)
+        for rows in _blocks(len(scores), at_once):
+            own = None if exclude is None else exclude[rows]
+            scores[rows], ids[rows], proven[rows] = self._settle(rows, own, k=k, width=width)
+        left = np.flatnonzero(~proven)
         if len(left):
             scores[left], ids[left] = exhaustive(
                 self._generated[left],
@@ -108,12 +102,10 @@ class Search:
                 k=k,
                 reached=scores[left, -1],
                 exclude=None if exclude is None else exclude[left],
-                metric=self._metric,
+                grid=self._grid,
                 device=self._device,
             )
-        return Found(
-            scores=scores, train_ids=ids, num_widened=unproven[0], num_exhaustive=unproven[-1]
-        )
+        return Found(scores=scores, train_ids=ids, num_exhaustive=len(left))
 
     def pairs_from(
         self, cut: float
@@ -122,7 +114,7 @@ class Search:
 
         In parts, each of a tile of products; a part may be empty.
         """
-        for block in self._blocks(len(self._generated), generated_rows(self._train.shape[1])):
+        for block in _blocks(len(self._generated), generated_rows(self._train.shape[1])):
             generated = self._generated[block]
             coded = code_generated(generated, self._grid, device=self._device)
             for start, tile in coded_tiles(self._train, self._grid, device=self._device):
@@ -137,36 +129,19 @@ class Search:
                     kept = scores >= cut
                     yield row[kept] + block.start, train_ids[kept], scores[kept]
 
-    def _attempt(
-        self, rows: NDArray[np.int64], exclude: NDArray[np.int64] | None, *, k: int, width: int
+    def _settle(
+        self, block: slice, exclude: NDArray[np.int64] | None, *, k: int, width: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
         """Steps 1 and 2 for some rows: scores, training ids, and which rows are proven."""
-        width = min(width, len(self._train))
-        scores = np.empty((len(rows), k))
-        ids = np.empty((len(rows), k), dtype=np.int64)
-        proven = np.empty(len(rows), dtype=np.bool_)
-        at_once = min(generated_rows(self._train.shape[1]), max(1, _CANDIDATES_AT_ONCE // width))
-        for block in self._blocks(len(rows), at_once):
-            generated = self._generated[rows[block]]
-            coded = code_generated(generated, self._grid, device=self._device)
-            candidates = top_candidates(
-                coded,
-                self._train,
-                width=width,
-                exclude=None if exclude is None else exclude[rows[block]],
-                device=self._device,
-            )
-            scores[block], ids[block], proven[block] = self._settle(generated, coded, candidates, k)
-        return scores, ids, proven
-
-    def _settle(
-        self,
-        generated: NDArray[np.float32],
-        coded: CodedGenerated,
-        candidates: Candidates,
-        k: int,
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
-        """Step 2 for one block."""
+        generated = self._generated[block]
+        coded = code_generated(generated, self._grid, device=self._device)
+        candidates = top_candidates(
+            coded,
+            self._train,
+            width=min(width, len(self._train)),
+            exclude=exclude,
+            device=self._device,
+        )
         ids = candidates.train_ids
         margins = coded.margins(residual=candidates.residual, length=candidates.length)
         most = coded.units[:, None] * candidates.products + margins[:, None]
@@ -194,10 +169,10 @@ class Search:
         )
         return scores
 
-    @staticmethod
-    def _blocks(count: int, at_once: int) -> Iterator[slice]:
-        for start in range(0, count, at_once):
-            yield slice(start, min(start + at_once, count))
+
+def _blocks(count: int, at_once: int) -> Iterator[slice]:
+    for start in range(0, count, at_once):
+        yield slice(start, min(start + at_once, count))
 
 
 def _check_shapes(generated: NDArray[np.float32], train: NDArray[np.float32]) -> None:

@@ -23,7 +23,7 @@ FOUND = Duplicates(
     num_identical=4,
     largest=((0, 1, 2, 3, 4), (8, 9)),
     num_searched=100,
-    measure="neighbour-normalised L2",
+    measure="L2 distance of pixels",
 )
 
 

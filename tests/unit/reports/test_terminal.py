@@ -202,7 +202,7 @@ def test_duplicates_are_one_line() -> None:
         num_identical=2,
         largest=((1, 2, 3, 4),),
         num_searched=150,
-        measure="neighbour-normalised L2",
+        measure="L2 distance of pixels",
     )
     check = CheckOutcome(name="duplicates", verdict=Verdict.PASS, sentence="-", duplicates=found)
     shown = summary(replace(samples.passed(), checks=(check,)))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pytest_memscan.similarity import candidates, exact, quantised, search
+from pytest_memscan.similarity import bounds, candidates, exact, quantised, search
 from pytest_memscan.similarity.nearest import most_similar, nearest_vectors, within
 
 Vectors = NDArray[np.float32]
@@ -92,7 +92,6 @@ def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few that most rows cannot be proven at first."""
     monkeypatch.setattr(search, "CANDIDATES_PER_NEIGHBOUR", 1)
     monkeypatch.setattr(search, "SPARE_CANDIDATES", 1)
-    monkeypatch.setattr(search, "WIDENED", (1, 2))
 
 
 METRICS = pytest.mark.parametrize("metric", ["cosine", "l2"])
@@ -201,12 +200,12 @@ def test_a_thousand_copies_of_one_vector_are_listed_by_id(metric: str) -> None:
     search_ = most_similar if metric == "cosine" else nearest_vectors
     found = search_(np.repeat(vector, 40, axis=0), train, k=5, exclude=exclude)
     assert found.train_ids.tolist() == [[0, 1, 3, 4, 5]] * 40
-    assert found.num_widened == found.num_exhaustive == 40
+    assert found.num_exhaustive == 40
 
 
 def test_an_ordinary_search_is_proven_at_once() -> None:
     found = most_similar(random_unit(8, 200, 256), random_unit(9, 5000, 256), k=10)
-    assert found.num_widened == found.num_exhaustive == 0
+    assert found.num_exhaustive == 0
 
 
 def test_vectors_that_differ_in_the_last_bit_are_settled_by_float64() -> None:
@@ -218,12 +217,33 @@ def test_vectors_that_differ_in_the_last_bit_are_settled_by_float64() -> None:
     assert most_similar(generated, train, k=6).num_exhaustive == 4
 
 
-def test_vectors_with_a_few_huge_coordinates_are_proven_at_once() -> None:
+def test_a_few_huge_coordinates_do_not_loosen_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     scales = np.ones(256)
     scales[[5, 99]] = 40
-    vectors = np.random.default_rng(17).standard_normal((3000, 256)) * scales + scales
-    assert_agrees(unit(vectors[:20]), unit(vectors[20:]), 10)
-    assert most_similar(unit(vectors[:20]), unit(vectors[20:]), k=10).num_exhaustive == 0
+    vectors = unit(np.random.default_rng(17).standard_normal((3000, 256)) * scales + scales)
+    assert_agrees(vectors[:20], vectors[20:], 10)
+    margins = []
+    for peaked in (quantised._PEAKED, np.inf):
+        monkeypatch.setattr(quantised, "_PEAKED", peaked)
+        grid = quantised.survey(vectors, metric="cosine", tile_rows=4096)
+        left = quantised.code_generated(vectors[:20], grid, device="cpu")
+        right = quantised.code_train(vectors, grid, device="cpu")
+        margins.append(left.margins(residual=right.residual, length=right.length).mean())
+    assert margins[0] < margins[1] / 3
+
+
+@METRICS
+@pytest.mark.usefixtures("small_tiles", "few_candidates")
+def test_a_less_exact_float32_is_not_relied_on(metric: str) -> None:
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert_agrees(random_unit(18, 30, 40), random_unit(19, 400, 40), 9, metric=metric)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert bounds._product_type() == torch.float32
 
 
 def test_a_vector_and_itself_have_similarity_one_at_most() -> None:
