@@ -149,12 +149,12 @@ def test_weights_that_are_damaged(
 ) -> None:
     damage(model / WEIGHTS)
     result = gate(str(model), f"--memscan-train-data={images}", *SMALL)
-    result.assert_outcomes(errors=3)
+    result.assert_outcomes(errors=4)
     check(result, pytester.path, "memscan: error: " + WEIGHTS, *words, code=FAILED)
 
 
 def test_no_training_images_were_named(gate: Gate, pytester: pytest.Pytester, model: Path) -> None:
-    words = ("no training images", "pass --memscan-train-data DIR")
+    words = ("no training images", "pass --memscan-train-data with a folder")
     check(gate(str(model)), pytester.path, *words)
 
 

@@ -56,7 +56,7 @@ def test_a_model_that_is_not_there_is_an_error_in_one_line(
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
         result = gate("org/nothing", f"--memscan-train-data={images}", subprocess=True)
-    result.assert_outcomes(errors=3)
+    result.assert_outcomes(errors=4)
     result.stdout.fnmatch_lines(["memscan: error: *org/nothing*"])
     result.stdout.no_fnmatch_line("*Traceback*")
     assert read_report(pytester.path)["verdict"] == "error"
