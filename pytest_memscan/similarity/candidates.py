@@ -130,19 +130,6 @@ def product_tiles(
         yield rows, products
 
 
-def above(
-    products: torch.Tensor, threshold: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and columns of the products above their row's threshold, row by row.
-
-    Surplus columns are never above.
-    """
-    bounded = np.clip(threshold, _NONE, -_NONE - 1).astype(np.int32)
-    limits = torch.from_numpy(bounded).to(products.device)
-    rows, columns = _inside(products, _peaks(products) > limits[:, None], limits)
-    return rows.cpu().numpy(), columns.cpu().numpy()
-
-
 def _peaks(products: torch.Tensor) -> torch.Tensor:
     return products.view(len(products), -1, BLOCK).amax(dim=2)
 

@@ -13,7 +13,6 @@ whatever their number: one tile of each side and its products, and candidates of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,17 +49,6 @@ class Near:
     distances: NDArray[np.float64]
     train_ids: NDArray[np.int64]
     num_exhaustive: int = 0
-
-
-class Matches(NamedTuple):
-    """Pairs of a generated and a training vector, by row, then by training id.
-
-    ``rows`` and ``train_ids`` int64, ``similarities`` float64 in [-1, 1], all ``(num_matches,)``.
-    """
-
-    rows: NDArray[np.int64]
-    train_ids: NDArray[np.int64]
-    similarities: NDArray[np.float64]
 
 
 def most_similar(
@@ -132,39 +120,4 @@ def nearest_vectors(
         distances=np.sqrt(-found.scores),
         train_ids=found.train_ids,
         num_exhaustive=found.num_exhaustive,
-    )
-
-
-def within(
-    generated: NDArray[np.float32],
-    train: NDArray[np.float32],
-    *,
-    cut: float,
-    device: str = "cpu",
-) -> Matches:
-    """All pairs whose cosine is at least ``cut``, exactly.
-
-    Args:
-        generated: As for `most_similar`.
-        train: As for `most_similar`.
-        cut: Smallest float64 dot product that counts.
-        device: As for `most_similar`.
-
-    Returns:
-        Every such pair. Memory: 24 bytes for each, several times that while they are put in
-        order, besides the module's bound.
-
-    Raises:
-        ValueError: As for `most_similar`, or the cut is not a number.
-    """
-    if np.isnan(cut):
-        raise ValueError("the cut is not a number")
-    search = Search(generated, train, metric="cosine", device=device)
-    parts = list(search.pairs_from(cut))
-    rows, train_ids, similarities = (np.concatenate(each) for each in zip(*parts, strict=True))
-    order = np.lexsort((train_ids, rows))
-    return Matches(
-        rows=rows[order],
-        train_ids=train_ids[order],
-        similarities=np.clip(similarities[order], -1.0, 1.0),
     )

@@ -23,10 +23,7 @@ from numpy.typing import NDArray
 
 from pytest_memscan.similarity.candidates import (
     TILE_TRAIN,
-    above,
-    coded_tiles,
     generated_rows,
-    product_tiles,
     tile_rows,
     top_candidates,
 )
@@ -106,28 +103,6 @@ class Search:
                 device=self._device,
             )
         return Found(scores=scores, train_ids=ids, num_exhaustive=len(left))
-
-    def pairs_from(
-        self, cut: float
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
-        """Rows, training ids and scores of all pairs whose score is at least ``cut``.
-
-        In parts, each of a tile of products; a part may be empty.
-        """
-        for block in _blocks(len(self._generated), generated_rows(self._train.shape[1])):
-            generated = self._generated[block]
-            coded = code_generated(generated, self._grid, device=self._device)
-            for start, tile in coded_tiles(self._train, self._grid, device=self._device):
-                margins = coded.margins(residual=tile.residual, length=tile.length)
-                lowest = (coded.values(np.full(len(generated), cut)) - margins) / coded.units
-                for rows, products in product_tiles(coded, tile):
-                    row, column = above(products, np.floor(lowest[rows]) - 1)
-                    row, train_ids = row + rows.start, column + start
-                    scores = pair_scores(
-                        generated, self._train, row, train_ids, metric=self._metric
-                    )
-                    kept = scores >= cut
-                    yield row[kept] + block.start, train_ids[kept], scores[kept]
 
     def _settle(
         self, block: slice, exclude: NDArray[np.int64] | None, *, k: int, width: int

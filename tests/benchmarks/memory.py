@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pytest_memscan.similarity.nearest import most_similar, within
+from pytest_memscan.similarity.nearest import most_similar
 
 _WRITTEN_AT_ONCE = 10_000
 
@@ -75,12 +75,8 @@ def measure(path: Path, num_generated: int, k: int) -> dict[str, float]:
     most_similar(generated[:8], train[:100], k=1)  # warm up
     with Peak() as search:
         most_similar(generated, train, k=k)
-    with Peak() as pairs:
-        matches = within(generated, train, cut=0.4)
     return {
         "peak MB of most_similar": search.megabytes,
-        "peak MB of within": pairs.megabytes,
-        "pairs": len(matches.rows),
         "peak MB with the mapped file": round(
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         ),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pytest_memscan.similarity import bounds, candidates, exact, quantised, search
-from pytest_memscan.similarity.nearest import most_similar, nearest_vectors, within
+from pytest_memscan.similarity.nearest import most_similar, nearest_vectors
 
 Vectors = NDArray[np.float32]
 
@@ -259,30 +259,6 @@ def test_a_memory_map_is_read_like_an_array(tmp_path: Path) -> None:
     mapped = np.load(tmp_path / "train.npy", mmap_mode="r")
     found = most_similar(generated, mapped, k=3)
     np.testing.assert_array_equal(found.train_ids, most_similar(generated, train, k=3).train_ids)
-    assert len(within(generated, mapped, cut=0.5).rows)
-
-
-@pytest.mark.usefixtures("small_tiles")
-@settings(deadline=None, max_examples=40)
-@given(seed=st.integers(0, 2**16), cut=st.floats(-1.2, 1.2), coarse=st.booleans())
-def test_all_pairs_from_the_cut_on_are_found(seed: int, cut: float, coarse: bool) -> None:
-    generated, train = random_unit(seed, 13, 6), random_unit(seed + 1, 120, 6)
-    train[5:9] = generated[3]
-    if coarse:  # then many pairs lie exactly on the cut
-        cut = float((generated[0].astype(np.float64) * train[0]).sum())
-        train[20:40], generated[7:] = train[0], generated[0]
-    found = within(generated, train, cut=cut)
-    left, right = generated[:, None].astype(np.float64), train[None].astype(np.float64)
-    products = (left * right).sum(axis=2)
-    rows, train_ids = np.nonzero(products >= cut)
-    np.testing.assert_array_equal(found.rows, rows)
-    np.testing.assert_array_equal(found.train_ids, train_ids)
-    np.testing.assert_array_equal(found.similarities, np.clip(products[rows, train_ids], -1, 1))
-
-
-def test_a_cut_that_nothing_reaches_gives_no_pairs() -> None:
-    found = within(random_unit(0, 3), random_unit(1, 30), cut=1.5)
-    assert len(found.rows) == len(found.train_ids) == len(found.similarities) == 0
 
 
 @pytest.mark.parametrize("side", ["generated", "train"])
@@ -295,8 +271,6 @@ def test_a_vector_that_is_none_is_named(side: str, value: float, words: str) -> 
     sides[side][20, 3] = value
     with pytest.raises(ValueError, match=f"{side} vector 17 {words}"):
         most_similar(**sides, k=1)
-    with pytest.raises(ValueError, match=f"{side} vector 17 {words}"):
-        within(**sides, cut=0.5)
     if value == 0.9:
         nearest_vectors(**sides, k=1)
     else:
@@ -325,8 +299,6 @@ def test_what_cannot_be_compared_is_refused(
 def test_one_vector_has_no_others_to_be_compared_with() -> None:
     with pytest.raises(ValueError, match="what is left"):
         most_similar(random_unit(0, 1), random_unit(0, 1), k=1, exclude=np.array([0]))
-    with pytest.raises(ValueError, match="not a number"):
-        within(random_unit(0, 1), random_unit(0, 1), cut=math.nan)
 
 
 @pytest.mark.gpu
@@ -344,5 +316,3 @@ def test_cuda_gives_the_same_answer_to_the_last_bit() -> None:
     assert cuda.num_exhaustive == 1
     near, near_cuda = (nearest_vectors(generated, train, k=9, device=d) for d in ("cpu", "cuda"))
     np.testing.assert_array_equal(near.train_ids, near_cuda.train_ids)
-    pairs, pairs_cuda = (within(generated, train, cut=0.3, device=d) for d in ("cpu", "cuda"))
-    np.testing.assert_array_equal(pairs.train_ids, pairs_cuda.train_ids)
