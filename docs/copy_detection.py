@@ -175,7 +175,7 @@ def copy_descriptor_scores(
     queries: Sequence[Image.Image], references: Sequence[Image.Image]
 ) -> Scores:
     """Cosine of the built-in copy descriptor."""
-    from pytest_memscan.similarity.copy_descriptor import load_copy_descriptor
+    from pytest_memscan.similarity.descriptors.copy_descriptor import load_copy_descriptor
 
     descriptor = load_copy_descriptor()
     described = [descriptor.describe(pixels(side)) for side in (queries, references)]
@@ -184,7 +184,7 @@ def copy_descriptor_scores(
 
 def pixel_scores(queries: Sequence[Image.Image], references: Sequence[Image.Image]) -> Scores:
     """Minus the squared distance of what the descriptor's network is shown."""
-    from pytest_memscan.similarity.copy_descriptor import PREPROCESSING
+    from pytest_memscan.similarity.descriptors.copy_descriptor import PREPROCESSING
 
     a, b = (
         PREPROCESSING(pixels(side)).flatten(1).double().numpy() for side in (queries, references)
@@ -299,7 +299,7 @@ def _cell(scores: Scores, truth: NDArray[np.bool_]) -> str:
 
 def levels_table(num_originals: int, scores: list[Scores]) -> list[str]:
     """Rows of Markdown: what share of copies, and of queries without a match, reach each level."""
-    from pytest_memscan.similarity.copy_descriptor import load_copy_descriptor
+    from pytest_memscan.similarity.descriptors.copy_descriptor import load_copy_descriptor
 
     levels = load_copy_descriptor().levels or ()
     names = [f"{level.name} ({1 - level.cut:.2f})" for level in levels]

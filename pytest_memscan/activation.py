@@ -111,7 +111,7 @@ def _check_inputs(settings: Config, config: pytest.Config) -> None:
     """What can be found wrong without network or torch is a usage error, before anything runs."""
     from pytest_memscan.checkpoints.resolve import check_spec
     from pytest_memscan.controller import write_not_run
-    from pytest_memscan.similarity.presets import check_descriptor
+    from pytest_memscan.similarity.descriptors.presets import check_descriptor
 
     write_not_run(settings.reports, settings.label, "the run did not get to its end")
     check_spec(settings.model)

@@ -38,7 +38,7 @@ from pytest_memscan.settings import (
     parse_thresholds,
     parse_train_source,
 )
-from pytest_memscan.similarity.weights import default_cache_dir
+from pytest_memscan.similarity.descriptors.weights import default_cache_dir
 
 if sys.version_info >= (3, 11):
     import tomllib

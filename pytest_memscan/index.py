@@ -18,8 +18,8 @@ from pathlib import Path
 from pytest_memscan.data.listing import check_source
 from pytest_memscan.data.sources import parse_source
 from pytest_memscan.errors import MemscanError, OptionError, shown_path
-from pytest_memscan.similarity.presets import PIXELS, check_descriptor, load_descriptor
-from pytest_memscan.similarity.weights import default_cache_dir
+from pytest_memscan.similarity.descriptors.presets import PIXELS, check_descriptor, load_descriptor
+from pytest_memscan.similarity.descriptors.weights import default_cache_dir
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

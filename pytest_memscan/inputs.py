@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pytest_memscan.data.conversion import ImageShape
     from pytest_memscan.data.images import ImageSet
     from pytest_memscan.generation import Pipeline, ProgressCallback
-    from pytest_memscan.similarity.descriptors import Descriptor
+    from pytest_memscan.similarity.descriptors.descriptor import Descriptor
     from pytest_memscan.similarity.index import DescriptorIndex
     from pytest_memscan.similarity.reference import Reference
 
@@ -125,7 +125,7 @@ class Inputs:
         Raises:
             MemscanError: Its weights are missing, or not what they should be.
         """
-        from pytest_memscan.similarity.presets import load_descriptor
+        from pytest_memscan.similarity.descriptors.presets import load_descriptor
 
         return load_descriptor(
             self.config.descriptor,

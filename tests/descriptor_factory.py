@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pytest_memscan.metrics import similarity_levels
-from pytest_memscan.similarity.descriptors import Descriptor
+from pytest_memscan.similarity.descriptors.descriptor import Descriptor
 
 # Stages, base width and cardinality, dimension; as in Classy Vision's registry.
 RESNET50 = ([3, 4, 6, 3], None, 512)

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_memscan.errors import DescriptorError, MemscanError, shown_path
 from pytest_memscan.reports.text import escape
-from pytest_memscan.similarity.download import download, shown_url
-from pytest_memscan.similarity.layouts import torchvision_names
-from pytest_memscan.similarity.weights import (
+from pytest_memscan.similarity.descriptors.download import download, shown_url
+from pytest_memscan.similarity.descriptors.layouts import torchvision_names
+from pytest_memscan.similarity.descriptors.weights import (
     BASE_URL,
     CONVERT_COMMAND,
     PUBLISHED,
@@ -268,7 +268,7 @@ def _compare_outputs(
     """The file's own program and ours agree on an image: same layers, pooling and norm."""
     import torch
 
-    from pytest_memscan.similarity.sscd import ARCHITECTURES, build
+    from pytest_memscan.similarity.descriptors.sscd import ARCHITECTURES, build
 
     generator = torch.Generator().manual_seed(0)
     fine = torch.randn(2, 3, PROBE_SIDE, PROBE_SIDE, generator=generator)

@@ -17,7 +17,7 @@ from pytest_memscan.errors import TrainDataError
 from pytest_memscan.metrics import Level
 from pytest_memscan.results import Measure
 from pytest_memscan.similarity.calibration import levels_of_null
-from pytest_memscan.similarity.descriptors import Descriptor
+from pytest_memscan.similarity.descriptors.descriptor import Descriptor
 from pytest_memscan.similarity.duplicates import (
     DuplicateGroups,
     TooManyError,
@@ -26,7 +26,7 @@ from pytest_memscan.similarity.duplicates import (
     random_pair_distance,
 )
 from pytest_memscan.similarity.index import DescriptorIndex
-from pytest_memscan.similarity.nearest import most_similar
+from pytest_memscan.similarity.matching.nearest import most_similar
 from pytest_memscan.similarity.planted import ALTERATIONS
 from pytest_memscan.similarity.reference import NearestTrain, Planted, searched_rows
 
@@ -73,7 +73,9 @@ class DescriptorReference:
         levels = ", ".join(
             f"{each.name} {self.measure.score(each.cut):.3f}" for each in self.levels
         )
-        source = "published" if self.descriptor.levels else "from the leave-one-out null"
+        source = "from the leave-one-out null"
+        if self.descriptor.levels:
+            source = self.descriptor.levels_origin
         return {
             "similarity": self.measure.name,
             "levels": f"{levels} ({source})",

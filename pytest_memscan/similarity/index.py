@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pytest_memscan.errors import StoreError, TrainDataError, shown_path
 from pytest_memscan.reports.text import escape
 from pytest_memscan.results import SourceCoverage
-from pytest_memscan.similarity.descriptors import Descriptor
+from pytest_memscan.similarity.descriptors.descriptor import Descriptor
 from pytest_memscan.similarity.index_files import (
     DESCRIPTORS,
     MANIFEST,
@@ -31,8 +31,8 @@ from pytest_memscan.similarity.index_files import (
     read_manifest,
     read_vectors,
 )
+from pytest_memscan.similarity.matching.quantised import check_vectors
 from pytest_memscan.similarity.planted import ALTERATIONS
-from pytest_memscan.similarity.quantised import check_vectors
 
 _CHECKED_AT_ONCE = 4096  # vectors
 _UNNAMED = "not named in an index"

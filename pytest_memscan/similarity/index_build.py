@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from pytest_memscan.errors import StoreError, TrainDataError, shown_path
 from pytest_memscan.results import SourceCoverage
-from pytest_memscan.similarity.descriptors import Descriptor
+from pytest_memscan.similarity.descriptors.descriptor import Descriptor
 from pytest_memscan.similarity.index import (
     DescriptorIndex,
     check_fits,

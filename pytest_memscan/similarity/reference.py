@@ -22,7 +22,7 @@ from pytest_memscan.similarity.duplicates import (
     nearest_groups,
     random_pair_distance,
 )
-from pytest_memscan.similarity.pixels import (
+from pytest_memscan.similarity.matching.pixels import (
     ALPHA,
     NUM_NEIGHBOURS,
     nearest_neighbours,

@@ -28,7 +28,7 @@ from benchmarks.peers import (
 )
 from numpy.typing import NDArray
 
-from pytest_memscan.similarity.nearest import most_similar
+from pytest_memscan.similarity.matching.nearest import most_similar
 
 OURS = "memscan"
 

@@ -21,7 +21,7 @@ from benchmarks.peers import race
 from numpy.typing import NDArray
 
 from pytest_memscan.results import SourceCoverage
-from pytest_memscan.similarity.descriptors import Descriptor
+from pytest_memscan.similarity.descriptors.descriptor import Descriptor
 from pytest_memscan.similarity.index_build import build_index
 
 BATCH_SIZES = (1, 4, 16, 64, 256)
@@ -77,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     descriptor = small_descriptor()
     if options.descriptor:
-        from pytest_memscan.similarity.presets import load_descriptor
+        from pytest_memscan.similarity.descriptors.presets import load_descriptor
 
         descriptor = load_descriptor(options.descriptor, device="cpu", offline=True, cache_dir=None)
     shape = (options.num_images, options.side, options.side, 3)

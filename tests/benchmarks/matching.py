@@ -28,7 +28,7 @@ from benchmarks.peers import (
 )
 from numpy.typing import NDArray
 
-from pytest_memscan.similarity.pixels import NUM_NEIGHBOURS, TILE_TRAIN, nearest_neighbours
+from pytest_memscan.similarity.matching.pixels import NUM_NEIGHBOURS, TILE_TRAIN, nearest_neighbours
 
 OURS = "memscan"
 

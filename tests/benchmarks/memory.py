@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pytest_memscan.similarity.nearest import most_similar
+from pytest_memscan.similarity.matching.nearest import most_similar
 
 _WRITTEN_AT_ONCE = 10_000
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pytest_memscan.similarity.candidates import TILE_GENERATED, TILE_TRAIN
-from pytest_memscan.similarity.products import integer_product
+from pytest_memscan.similarity.matching.candidates import TILE_GENERATED, TILE_TRAIN
+from pytest_memscan.similarity.matching.products import integer_product
 
 Ids = NDArray[np.int64]
 

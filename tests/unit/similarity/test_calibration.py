@@ -12,7 +12,7 @@ from pytest_memscan.similarity.calibration import (
     fit_null,
     levels_of_null,
 )
-from pytest_memscan.similarity.pixels import NDArray, nearest_neighbours
+from pytest_memscan.similarity.matching.pixels import NDArray, nearest_neighbours
 from pytest_memscan.similarity.reference import prepare
 
 HIGH = 1.35

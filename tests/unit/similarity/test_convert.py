@@ -26,9 +26,9 @@ from safetensors.torch import save
 
 from pytest_memscan.errors import DescriptorError
 from pytest_memscan.similarity.convert import convert, main
-from pytest_memscan.similarity.layouts import torchvision_names
-from pytest_memscan.similarity.presets import load_descriptor
-from pytest_memscan.similarity.weights import PUBLISHED, read_weights
+from pytest_memscan.similarity.descriptors.layouts import torchvision_names
+from pytest_memscan.similarity.descriptors.presets import load_descriptor
+from pytest_memscan.similarity.descriptors.weights import PUBLISHED, read_weights
 
 FLOAT32 = 1e-5  # of a value below 1 after fifty or a hundred layers of float32 sums
 MIXUP, LARGE = PUBLISHED["sscd_disc_mixup"], PUBLISHED["sscd_disc_large"]

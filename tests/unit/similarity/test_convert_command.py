@@ -12,7 +12,7 @@ import torch
 from descriptor_factory import RESNET50, file_server, random_reference, torchscript
 
 from pytest_memscan.similarity.convert import NOT_CONFIRMED, main
-from pytest_memscan.similarity.weights import PUBLISHED, read_weights
+from pytest_memscan.similarity.descriptors.weights import PUBLISHED, read_weights
 
 MIXUP, LARGE = PUBLISHED["sscd_disc_mixup"], PUBLISHED["sscd_disc_large"]
 

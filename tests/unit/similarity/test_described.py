@@ -16,7 +16,7 @@ from pytest_memscan.results import SourceCoverage
 from pytest_memscan.scans.controls import run_controls
 from pytest_memscan.similarity import duplicates
 from pytest_memscan.similarity.described import DescriptorReference, prepare_described
-from pytest_memscan.similarity.descriptors import Descriptor
+from pytest_memscan.similarity.descriptors.descriptor import Descriptor
 from pytest_memscan.similarity.index import DescriptorIndex
 from pytest_memscan.similarity.planted import ALTERATIONS, altered, planted_rows
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pytest_memscan.errors import StoreError, TrainDataError
 from pytest_memscan.results import SourceCoverage
 from pytest_memscan.similarity import index_build, index_files
-from pytest_memscan.similarity.descriptors import Descriptor
+from pytest_memscan.similarity.descriptors.descriptor import Descriptor
 from pytest_memscan.similarity.index import (
     DescriptorIndex,
     check_fits,

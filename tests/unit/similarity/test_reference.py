@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pytest_memscan.similarity import reference as module
-from pytest_memscan.similarity.pixels import nearest_neighbours
+from pytest_memscan.similarity.matching.pixels import nearest_neighbours
 from pytest_memscan.similarity.reference import prepare
 
 Images = NDArray[np.uint8]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pytest_memscan.similarity.products import INT32_SAFE_VALUES, integer_product
+from pytest_memscan.similarity.matching.products import INT32_SAFE_VALUES, integer_product
 
 NUM_NEIGHBOURS = 50  # Carlini et al. 2023, section 5.1
 ALPHA = 0.5  # Carlini et al. 2023, section 5.1

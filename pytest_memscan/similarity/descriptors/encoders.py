@@ -21,8 +21,8 @@ from PIL import Image
 
 from pytest_memscan.errors import DescriptorError
 from pytest_memscan.reports.text import escape
-from pytest_memscan.similarity.descriptors import Descriptor
-from pytest_memscan.similarity.encoder_files import (
+from pytest_memscan.similarity.descriptors.descriptor import Descriptor
+from pytest_memscan.similarity.descriptors.encoder_files import (
     CONFIG,
     EncoderFiles,
     choose_files,
@@ -31,7 +31,7 @@ from pytest_memscan.similarity.encoder_files import (
     names_in,
     read_config,
 )
-from pytest_memscan.similarity.preprocess import as_rgb
+from pytest_memscan.similarity.descriptors.preprocess import as_rgb
 
 CPU_BATCH_SIZE = 4
 GPU_BATCH_SIZE = 64

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_memscan.similarity.preprocess import (
+from pytest_memscan.similarity.descriptors.preprocess import (
     CROP_224,
     SKEW_320,
     Preprocessing,

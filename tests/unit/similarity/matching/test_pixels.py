@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pytest_memscan.similarity import pixels
-from pytest_memscan.similarity.pixels import nearest_neighbours, neighbour_normalised
+from pytest_memscan.similarity.matching import pixels
+from pytest_memscan.similarity.matching.pixels import nearest_neighbours, neighbour_normalised
 
 Images = NDArray[np.uint8]
 

@@ -29,6 +29,7 @@ class Descriptor:
         dimension: Length of a descriptor.
         levels: Cuts on ``1 - cosine``; None where nobody published any, so that they follow from
             the scan's own negatives.
+        levels_origin: Where the levels come from.
         record: Everything two results must share before their similarities may be compared:
             preset, preprocessing, sha256 of the weights.
         device: Where the network runs.
@@ -42,6 +43,7 @@ class Descriptor:
     dimension: int
     levels: tuple[Level, ...] | None
     record: Mapping[str, str]
+    levels_origin: str = "published"
     device: str = "cpu"
     batch_size: int = BATCH_SIZE
 

@@ -21,14 +21,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_memscan.similarity.candidates import (
+from pytest_memscan.similarity.matching.candidates import (
     TILE_TRAIN,
     generated_rows,
     tile_rows,
     top_candidates,
 )
-from pytest_memscan.similarity.exact import best_first, exhaustive, pair_scores
-from pytest_memscan.similarity.quantised import (
+from pytest_memscan.similarity.matching.exact import best_first, exhaustive, pair_scores
+from pytest_memscan.similarity.matching.quantised import (
     MAX_DIMENSION,
     Metric,
     check_vectors,

@@ -19,16 +19,16 @@ from PIL import Image, ImageEnhance
 from scipy.fft import dctn
 
 from pytest_memscan.errors import OptionError
-from pytest_memscan.similarity.copy_descriptor import (
+from pytest_memscan.similarity.descriptors.copy_descriptor import (
     LEVELS,
     WEIGHTS,
     CopyNetwork,
     builtin_folder,
     load_copy_descriptor,
 )
-from pytest_memscan.similarity.descriptors import Descriptor
+from pytest_memscan.similarity.descriptors.descriptor import Descriptor
 
-FIXTURE = Path(__file__).parents[3] / "fixtures" / "copy_descriptor"
+FIXTURE = Path(__file__).parents[4] / "fixtures" / "copy_descriptor"
 
 
 @pytest.fixture(scope="module")

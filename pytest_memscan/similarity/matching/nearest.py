@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_memscan.similarity.search import Search
+from pytest_memscan.similarity.matching.search import Search
 
 
 @dataclass(frozen=True, kw_only=True)

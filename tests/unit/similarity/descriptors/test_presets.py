@@ -11,8 +11,8 @@ import pytest
 from descriptor_factory import RESNET50, random_reference, save_encoder, torchvision_state
 
 from pytest_memscan.errors import OptionError
-from pytest_memscan.similarity.presets import NAMES, check_descriptor, load_descriptor
-from pytest_memscan.similarity.weights import FOLDER_VARIABLE, PUBLISHED, write_weights
+from pytest_memscan.similarity.descriptors.presets import NAMES, check_descriptor, load_descriptor
+from pytest_memscan.similarity.descriptors.weights import FOLDER_VARIABLE, PUBLISHED, write_weights
 
 MIXUP = PUBLISHED["sscd_disc_mixup"]
 
@@ -136,7 +136,7 @@ def test_pixels_are_no_descriptor() -> None:
 
 def test_checking_imports_nothing_heavy() -> None:
     script = (
-        "import sys; from pytest_memscan.similarity.presets import check_descriptor; "
+        "import sys; from pytest_memscan.similarity.descriptors.presets import check_descriptor; "
         "check_descriptor('org/name'); check_descriptor('builtin:copy'); "
         "heavy = {'torch', 'numpy', 'transformers', 'huggingface_hub', 'safetensors', 'PIL'}; "
         "sys.exit(' '.join(heavy & set(sys.modules)) or 0)"

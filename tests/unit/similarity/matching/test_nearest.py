@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pytest_memscan.similarity import bounds, candidates, exact, quantised, search
-from pytest_memscan.similarity.nearest import most_similar, nearest_vectors
+from pytest_memscan.similarity.matching import bounds, candidates, exact, quantised, search
+from pytest_memscan.similarity.matching.nearest import most_similar, nearest_vectors
 
 Vectors = NDArray[np.float32]
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pytest_memscan.similarity.products import integer_product
-from pytest_memscan.similarity.quantised import (
+from pytest_memscan.similarity.matching.products import integer_product
+from pytest_memscan.similarity.matching.quantised import (
     CodedGenerated,
     CodedTrain,
     Grid,

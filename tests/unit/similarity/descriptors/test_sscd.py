@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pytest_memscan.similarity.sscd import (
+from pytest_memscan.similarity.descriptors.sscd import (
     ARCHITECTURES,
     Architecture,
     Sscd,

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from pytest_memscan.errors import DescriptorError, OptionError, shown_path
 from pytest_memscan.reports.text import escape
-from pytest_memscan.similarity.encoder_files import choose_files, fetch, names_in
-from pytest_memscan.similarity.weights import (
+from pytest_memscan.similarity.descriptors.encoder_files import choose_files, fetch, names_in
+from pytest_memscan.similarity.descriptors.weights import (
     PUBLISHED,
     PublishedModel,
     find_weights,
@@ -25,7 +25,7 @@ from pytest_memscan.similarity.weights import (
 )
 
 if TYPE_CHECKING:
-    from pytest_memscan.similarity.descriptors import Descriptor
+    from pytest_memscan.similarity.descriptors.descriptor import Descriptor
 
 PIXELS = "pixels"  # compares pixels; no descriptor
 COPY = "builtin:copy"
@@ -120,12 +120,12 @@ def load_descriptor(
         raise ValueError("pixels are compared as they are, without a descriptor")
     check_descriptor(spec, cache_dir=cache_dir)
     if spec == COPY:
-        from pytest_memscan.similarity.copy_descriptor import load_copy_descriptor
+        from pytest_memscan.similarity.descriptors.copy_descriptor import load_copy_descriptor
 
         return load_copy_descriptor(device)
     if spec in SSCD_PRESETS:
         return _load_sscd(spec, device=device, cache_dir=cache_dir)
-    from pytest_memscan.similarity.encoders import load_encoder
+    from pytest_memscan.similarity.descriptors.encoders import load_encoder
 
     folder = _folder(spec)
     if folder is not None:
@@ -137,9 +137,9 @@ def load_descriptor(
 
 def _load_sscd(spec: str, *, device: str, cache_dir: Path | None) -> Descriptor:
     from pytest_memscan.metrics import similarity_levels
-    from pytest_memscan.similarity.descriptors import Descriptor
-    from pytest_memscan.similarity.preprocess import CROP_224, SKEW_320
-    from pytest_memscan.similarity.sscd import ARCHITECTURES, build
+    from pytest_memscan.similarity.descriptors.descriptor import Descriptor
+    from pytest_memscan.similarity.descriptors.preprocess import CROP_224, SKEW_320
+    from pytest_memscan.similarity.descriptors.sscd import ARCHITECTURES, build
 
     preset = SSCD_PRESETS[spec]
     path = find_weights(preset.model, cache_dir)

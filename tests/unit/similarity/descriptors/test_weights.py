@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from pytest_memscan.errors import DescriptorError
-from pytest_memscan.similarity.sscd import ARCHITECTURES, expected_shapes
-from pytest_memscan.similarity.weights import (
+from pytest_memscan.similarity.descriptors.sscd import ARCHITECTURES, expected_shapes
+from pytest_memscan.similarity.descriptors.weights import (
     FOLDER_VARIABLE,
     PUBLISHED,
     default_cache_dir,

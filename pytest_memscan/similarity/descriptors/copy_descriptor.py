@@ -21,9 +21,9 @@ from torch.nn import functional
 
 from pytest_memscan.errors import OptionError
 from pytest_memscan.metrics import Level, similarity_levels
-from pytest_memscan.similarity.descriptors import Descriptor
-from pytest_memscan.similarity.preprocess import Preprocessing
-from pytest_memscan.similarity.sscd import gem
+from pytest_memscan.similarity.descriptors.descriptor import Descriptor
+from pytest_memscan.similarity.descriptors.preprocess import Preprocessing
+from pytest_memscan.similarity.descriptors.sscd import gem
 
 NAME = "builtin:copy"
 WEIGHTS = "weights.safetensors"
@@ -111,6 +111,7 @@ def load_copy_descriptor(device: str = "cpu", *, folder: Path | None = None) -> 
         preprocess=PREPROCESSING,
         dimension=DIMENSION,
         levels=levels,
+        levels_origin="measured on pictures that are no copies",
         record={
             "preset": f"{NAME} (copy descriptor trained with SSCD's recipe; not SSCD)",
             "preprocessing": PREPROCESSING.text,
@@ -122,7 +123,7 @@ def load_copy_descriptor(device: str = "cpu", *, folder: Path | None = None) -> 
 
 def builtin_folder() -> Path:
     """Where the weights are: in the wheel, or in the repository of an editable install."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     homes = (package / "builtin" / _FOLDER, package.parent / "fixtures" / _FOLDER)
     return next((home for home in homes if (home / WEIGHTS).is_file()), homes[0])
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pytest_memscan.errors import DescriptorError
-from pytest_memscan.similarity import download as downloads
-from pytest_memscan.similarity.download import download
+from pytest_memscan.similarity.descriptors import download as downloads
+from pytest_memscan.similarity.descriptors.download import download
 
 BODY = bytes(range(256)) * 20_000  # 5 MB
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_memscan.similarity.descriptors import Descriptor
+from pytest_memscan.similarity.descriptors.descriptor import Descriptor
 
 
 class Projection(torch.nn.Module):

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_memscan.similarity.bounds import Bounds
-from pytest_memscan.similarity.quantised import Grid, Metric
+from pytest_memscan.similarity.matching.bounds import Bounds
+from pytest_memscan.similarity.matching.quantised import Grid, Metric
 
 _PAIR_VALUES = 2**18  # of one chunk of pairs, so that it stays in the processor's cache
 _ROWS_AT_ONCE = 1024

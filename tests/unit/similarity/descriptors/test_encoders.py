@@ -14,8 +14,8 @@ from descriptor_factory import encoder_processor, save_encoder, silent_transform
 from PIL import Image
 
 from pytest_memscan.errors import DescriptorError
-from pytest_memscan.similarity.encoder_files import INDEX, SINGLE
-from pytest_memscan.similarity.encoders import load_encoder
+from pytest_memscan.similarity.descriptors.encoder_files import INDEX, SINGLE
+from pytest_memscan.similarity.descriptors.encoders import load_encoder
 
 # What a user of transformers would take as the image's vector, and the rule that is documented.
 ORACLES: dict[str, tuple[Callable[[torch.nn.Module, torch.Tensor], torch.Tensor], str]] = {

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pytest_memscan.similarity.quantised import Grid
+from pytest_memscan.similarity.matching.quantised import Grid
 
 _UNDERFLOW = 2.0**-100  # above the sum of all products too small for float32, in scaled units
 

@@ -14,7 +14,7 @@ from descriptor_factory import save_encoder
 from hub_server import HubServer, Repo, files_of
 
 from pytest_memscan.errors import DescriptorError
-from pytest_memscan.similarity.encoder_files import (
+from pytest_memscan.similarity.descriptors.encoder_files import (
     INDEX,
     SINGLE,
     choose_files,
@@ -59,7 +59,7 @@ def test_the_hash_of_several_files_depends_on_each() -> None:
 _FETCH = """
 import json, sys
 from pytest_memscan.errors import MemscanError
-from pytest_memscan.similarity.encoder_files import fetch
+from pytest_memscan.similarity.descriptors.encoder_files import fetch
 try:
     folder, commit = fetch(sys.argv[1], sys.argv[2] or None, offline=sys.argv[3] == "offline")
     answer = {"folder": str(folder), "commit": commit}
@@ -156,7 +156,7 @@ def test_what_the_hub_cannot_give_is_told(files: dict[str, bytes], tmp_path: Pat
 _LOAD = """
 import json, sys
 import numpy as np
-from pytest_memscan.similarity.presets import load_descriptor
+from pytest_memscan.similarity.descriptors.presets import load_descriptor
 found = load_descriptor(sys.argv[1], device="cpu", offline=sys.argv[3] == "offline", cache_dir=None)
 described = found.describe(np.zeros((1, 9, 9, 3), dtype=np.uint8))
 answer = {"name": found.name, "dimension": described.shape[1], **found.record}

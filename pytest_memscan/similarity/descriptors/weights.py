@@ -202,7 +202,7 @@ def check_tensors(tensors: Mapping[str, torch.Tensor], model: PublishedModel, na
     """
     import torch
 
-    from pytest_memscan.similarity.sscd import ARCHITECTURES, expected_shapes
+    from pytest_memscan.similarity.descriptors.sscd import ARCHITECTURES, expected_shapes
 
     expected = expected_shapes(ARCHITECTURES[model.architecture])
     missing, extra = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)

@@ -1,0 +1,1 @@
+"""What turns an image into a unit vector: SSCD, image encoders, the built-in network."""
