@@ -37,6 +37,13 @@ def test_the_wheel_carries_the_builtin_checkpoints(wheel: zipfile.ZipFile, name:
     assert weights.file_size < 4_000_000
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "levels.json"])
+def test_the_wheel_carries_the_copy_descriptor(wheel: zipfile.ZipFile, name: str) -> None:
+    original = ROOT / "fixtures" / "copy_descriptor" / name
+    assert wheel.read(f"pytest_memscan/builtin/copy_descriptor/{name}") == original.read_bytes()
+    assert original.stat().st_size <= 4_000_000
+
+
 def test_the_wheel_is_typed_and_holds_templates_and_no_start_up_hook(
     wheel: zipfile.ZipFile,
 ) -> None:
