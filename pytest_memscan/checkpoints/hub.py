@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from pytest_memscan.checkpoints import layout
 from pytest_memscan.checkpoints.files import open_regular, read_json
 from pytest_memscan.errors import CheckpointError, MemscanError
-from pytest_memscan.hub.errors import MODEL, NotCachedError, explain, not_cached
+from pytest_memscan.hub.errors import MODEL, explain, not_cached
 from pytest_memscan.hub.snapshot import (
-    COMMIT,
     DEFAULT_REVISION,
     announced_hash,
+    cached_or_downloaded,
     commit_hash,
     remember_revision,
     require_hash,
@@ -40,17 +40,9 @@ def fetch(repo: str, revision: str | None, *, offline: bool) -> tuple[Path, str]
         CheckpointError: Not found, no access, not reachable, not cached, not supported, or the
             files differ from the hashes the Hub gives for them.
     """
-    from huggingface_hub import constants
-
-    if offline or constants.HF_HUB_OFFLINE:
-        return _from_cache(repo, revision or DEFAULT_REVISION)
-    if revision is not None and COMMIT.fullmatch(revision):
-        # A commit never changes: if all of it is here, the network is not needed.
-        try:
-            return _from_cache(repo, revision)
-        except NotCachedError:
-            pass
-    return _download(repo, revision)
+    return cached_or_downloaded(
+        repo, revision, offline=offline, from_cache=_from_cache, download=_download
+    )
 
 
 def _from_cache(repo: str, revision: str) -> tuple[Path, str]:

@@ -5,20 +5,54 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
-from pytest_memscan.hub.errors import RepoKind
+from pytest_memscan.hub.errors import NotCachedError, RepoKind
 from pytest_memscan.reports.text import escape
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
+T = TypeVar("T")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 DEFAULT_REVISION = "main"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HASH_CHUNK = 1 << 20  # bytes
+
+
+def cached_or_downloaded(
+    repo: str,
+    revision: str | None,
+    *,
+    offline: bool,
+    from_cache: Callable[[str, str], T],
+    download: Callable[[str, str | None], T],
+) -> T:
+    """What one of the two gives; the network is used only where it may be and has to be.
+
+    Args:
+        repo: "ORG/NAME".
+        revision: Branch, tag or commit; None for the main branch.
+        offline: Use the local cache only. ``HF_HUB_OFFLINE=1`` means the same.
+        from_cache: ``(repo, revision)`` -> what is cached.
+        download: ``(repo, revision or None)`` -> what was fetched.
+
+    Raises:
+        NotCachedError: Offline, and not all of it is in the cache.
+    """
+    from huggingface_hub import constants
+
+    if offline or constants.HF_HUB_OFFLINE:
+        return from_cache(repo, revision or DEFAULT_REVISION)
+    if revision is not None and COMMIT.fullmatch(revision):
+        # A commit never changes: if all of it is here, the network is not needed.
+        try:
+            return from_cache(repo, revision)
+        except NotCachedError:
+            pass
+    return download(repo, revision)
 
 
 def sha256(file: BinaryIO) -> str:

@@ -21,14 +21,13 @@ from pytest_memscan.similarity.descriptors.descriptor import Descriptor
 from pytest_memscan.similarity.duplicates import (
     DuplicateGroups,
     TooManyError,
-    near_duplicate_groups,
     nearest_groups,
     random_pair_distance,
 )
 from pytest_memscan.similarity.index import DescriptorIndex
 from pytest_memscan.similarity.matching.nearest import most_similar
 from pytest_memscan.similarity.planted import ALTERATIONS
-from pytest_memscan.similarity.reference import NearestTrain, Planted, searched_rows
+from pytest_memscan.similarity.reference import NearestTrain, Planted, left_one_out
 
 NUM_NEIGHBOURS = 50  # listed for each image; more where more lie within the low level
 
@@ -139,36 +138,18 @@ def prepare_described(index: DescriptorIndex, descriptor: Descriptor) -> Descrip
         TrainDataError: Levels must come from the null, and there are too few different images.
     """
     train, device = index.descriptors, descriptor.device
-    rows = searched_rows(len(train))
-    distances, train_ids = _search(
-        train[rows], train, k=NUM_NEIGHBOURS, exclude=rows, device=device
-    )
-    groups = near_duplicate_groups(
-        distances,
-        train_ids,
-        rows=rows,
-        num_train=len(train),
+    apart = left_one_out(
+        lambda rows, k: _search(train[rows], train, k=k, exclude=rows, device=device),
+        len(train),
         typical_distance=random_pair_distance(train),
     )
-    null = np.empty(0)
-    if len(groups.representatives) > 1:
-        kept = rows[np.isin(rows, groups.representatives)]
-        apart, _ = nearest_groups(
-            lambda some, k: _search(
-                train[kept[some]], train, k=k, exclude=kept[some], device=device
-            ),
-            len(kept),
-            groups,
-            k=1,
-            own=groups.group_of[kept],
-        )
-        null = _dissimilarities(apart)[:, 0]
+    null = _dissimilarities(apart.distances)[:, 0] if len(apart.distances) else np.empty(0)
     return DescriptorReference(
         index=index,
         descriptor=descriptor,
         levels=descriptor.levels or _own_levels(descriptor, null),
-        groups=groups,
-        num_compared=len(rows),
+        groups=apart.groups,
+        num_compared=apart.num_compared,
         null=null,
     )
 

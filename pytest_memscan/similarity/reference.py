@@ -18,6 +18,7 @@ from pytest_memscan.metrics import LEVELS, Level
 from pytest_memscan.results import RATIO, Measure
 from pytest_memscan.similarity.duplicates import (
     DuplicateGroups,
+    Search,
     near_duplicate_groups,
     nearest_groups,
     random_pair_distance,
@@ -182,41 +183,61 @@ def prepare(train: NDArray[np.uint8], *, device: str = "cpu") -> PixelReference:
     Raises:
         ValueError: Fewer than two training images.
     """
-    rows = searched_rows(len(train))
-    distances, train_ids = _pixel_search(
-        train[rows], train, k=NUM_NEIGHBOURS, exclude=rows, device=device
-    )
-    groups = near_duplicate_groups(
-        distances,
-        train_ids,
-        rows=rows,
-        num_train=len(train),
+    apart = left_one_out(
+        lambda rows, k: _pixel_search(train[rows], train, k=k, exclude=rows, device=device),
+        len(train),
         typical_distance=random_pair_distance(train) / _normaliser(train),
     )
-    null = np.empty(0)
+    return PixelReference(
+        pixels=train,
+        groups=apart.groups,
+        num_compared=apart.num_compared,
+        null=neighbour_normalised(apart.distances)[:, 0] if len(apart.distances) else np.empty(0),
+        device=device,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOneOut:
+    """Training images among the other training images.
+
+    ``groups``: near-duplicates; ``num_compared``: images whose surroundings were searched;
+    ``distances`` ``(num_representatives_searched, k)``: to the nearest other groups, ascending.
+    """
+
+    groups: DuplicateGroups
+    num_compared: int
+    distances: NDArray[np.float64]
+
+
+def left_one_out(search: Search, num_train: int, *, typical_distance: float) -> LeftOneOut:
+    """Group near-duplicates, and say how far apart the groups are.
+
+    Args:
+        search: Training ids and k -> distances and ids of the k nearest *other* training images.
+        num_train: At least two.
+        typical_distance: Between training images at random.
+    """
+    rows = np.arange(num_train)
+    if num_train > ALL_PAIRS:
+        rows = np.random.default_rng(0).choice(num_train, SAMPLED_ROWS, replace=False)
+        rows = np.sort(rows).astype(np.int64)
+    k = min(NUM_NEIGHBOURS, num_train - 1)
+    distances, train_ids = search(rows, k)
+    groups = near_duplicate_groups(
+        distances, train_ids, rows=rows, num_train=num_train, typical_distance=typical_distance
+    )
+    apart = np.empty((0, 0))
     if len(groups.representatives) > 1:
         kept = rows[np.isin(rows, groups.representatives)]
         apart, _ = nearest_groups(
-            lambda some, k: _pixel_search(
-                train[kept[some]], train, k=k, exclude=kept[some], device=device
-            ),
+            lambda some, k: search(kept[some], k),
             len(kept),
             groups,
-            k=NUM_NEIGHBOURS,
+            k=k,
             own=groups.group_of[kept],
         )
-        null = neighbour_normalised(apart)[:, 0]
-    return PixelReference(
-        pixels=train, groups=groups, num_compared=len(rows), null=null, device=device
-    )
-
-
-def searched_rows(num_train: int) -> NDArray[np.int64]:
-    """Training ids whose surroundings are searched: all, or a fixed random choice of many."""
-    if num_train <= ALL_PAIRS:
-        return np.arange(num_train)
-    chosen = np.random.default_rng(0).choice(num_train, SAMPLED_ROWS, replace=False)
-    return np.sort(chosen).astype(np.int64)
+    return LeftOneOut(groups=groups, num_compared=len(rows), distances=apart)
 
 
 def _pixel_search(

@@ -21,11 +21,11 @@ from pytest_memscan.data.readers.parquet import read_shards
 from pytest_memscan.data.records import Reading
 from pytest_memscan.data.sources import DataSource
 from pytest_memscan.errors import MemscanError, TrainDataError
-from pytest_memscan.hub.errors import DATASET, NotCachedError, explain, not_cached
+from pytest_memscan.hub.errors import DATASET, explain, not_cached
 from pytest_memscan.hub.snapshot import (
-    COMMIT,
     DEFAULT_REVISION,
     announced_hash,
+    cached_or_downloaded,
     commit_hash,
     remember_revision,
     require_hash,
@@ -76,17 +76,9 @@ def _parquet_files(names: Iterable[str]) -> list[str]:
 
 def _fetch(repo: str, revision: str | None, *, offline: bool) -> tuple[Path, list[str], list[str]]:
     """Snapshot folder, files to read, and all Parquet files of the commit."""
-    from huggingface_hub import constants
-
-    if offline or constants.HF_HUB_OFFLINE:
-        return _from_cache(repo, revision or DEFAULT_REVISION)
-    if revision is not None and COMMIT.fullmatch(revision):
-        # A commit never changes: if all of it is here, the network is not needed.
-        try:
-            return _from_cache(repo, revision)
-        except NotCachedError:
-            pass
-    return _download(repo, revision)
+    return cached_or_downloaded(
+        repo, revision, offline=offline, from_cache=_from_cache, download=_download
+    )
 
 
 def _download(repo: str, revision: str | None) -> tuple[Path, list[str], list[str]]:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from pytest_memscan.errors import DescriptorError
-from pytest_memscan.hub.errors import NotCachedError, RepoKind, explain, not_cached
+from pytest_memscan.hub.errors import RepoKind, explain, not_cached
 from pytest_memscan.hub.snapshot import (
-    COMMIT,
     DEFAULT_REVISION,
     announced_hash,
+    cached_or_downloaded,
     commit_hash,
     remember_revision,
     require_hash,
@@ -176,17 +176,13 @@ def fetch(repo: str, revision: str | None, *, offline: bool) -> tuple[Path, str]
         DescriptorError: Not found, no access, not reachable, not an encoder, or damaged.
         NotCachedError: Offline, and not all of it is in the cache.
     """
-    from huggingface_hub import constants
-
-    asked = revision or DEFAULT_REVISION
-    if offline or constants.HF_HUB_OFFLINE:
-        return _from_cache(repo, asked)
-    if COMMIT.fullmatch(asked):
-        try:  # a commit never changes: if all of it is here, the network is not needed
-            return _from_cache(repo, asked)
-        except NotCachedError:
-            pass
-    return _download(repo, asked)
+    return cached_or_downloaded(
+        repo,
+        revision,
+        offline=offline,
+        from_cache=_from_cache,
+        download=lambda repo, asked: _download(repo, asked or DEFAULT_REVISION),
+    )
 
 
 def _from_cache(repo: str, revision: str) -> tuple[Path, str]:
