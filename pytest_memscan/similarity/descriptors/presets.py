@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,11 +85,6 @@ def check_descriptor(spec: str, *, cache_dir: Path | None = None) -> None:
         raise OptionError(
             f"--memscan-descriptor: there is no descriptor '{escape(spec)}'; it is one of "
             f"{', '.join(NAMES)}, or an image encoder: a folder, or a Hub model ORG/NAME[@REVISION]"
-        )
-    if find_spec("transformers") is None:
-        raise OptionError(
-            f"--memscan-descriptor {escape(spec)}: image encoders need transformers; "
-            "`pip install transformers`"
         )
     if folder is not None:
         try:
