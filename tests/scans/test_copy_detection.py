@@ -131,7 +131,7 @@ def test_edited_copies_of_small_photographs_are_found_best(size: int) -> None:
 
 @pytest.mark.parametrize("company", ["other things", "the same things"])
 def test_edited_copies_of_large_photographs_are_ranked_best(company: str) -> None:
-    """At 256 pixels PDQ's recall at 90 % precision is as good or better, as the docs say."""
+    """Among photographs of the same things PDQ's recall is better, as the docs say."""
     if company == "other things":
         benchmark = detection.among_others(dreambooth(), photographs())
         benchmark = replace(
@@ -145,7 +145,7 @@ def test_edited_copies_of_large_photographs_are_ranked_best(company: str) -> Non
     (ap, recall), *rest = all_edits_in_one_ranking(benchmark, *methods)
     for other, (other_ap, other_recall) in zip(methods[1:], rest, strict=True):
         assert ap > other_ap, other.__name__
-        if other is not detection.pdq_scores:
+        if other is not detection.pdq_scores or company == "other things":
             assert recall > other_recall, other.__name__
 
 
