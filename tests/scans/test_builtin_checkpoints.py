@@ -36,7 +36,7 @@ def test_leaky_fails(reports: dict[str, tuple[int, dict[str, Any]]]) -> None:
     scan = scan_of(report)
     assert scan["metrics"]["leak_rate"]["lower"] > 0.9
     assert scan["metrics"]["extracted"]["value"] > 100
-    assert max(scan["findings"], key=lambda each: each["score"])["ratio"] < 0.5
+    assert max(scan["findings"], key=lambda each: each["score"])["score"] < 0.5
 
 
 def test_clean_passes(reports: dict[str, tuple[int, dict[str, Any]]]) -> None:
@@ -83,5 +83,5 @@ def test_they_are_judged_by_the_same_rules(
     for policy in policies:
         del policy["report"]
     assert policies[0] == policies[1] == policies[2]
-    for name in ("steps", "scheduler", "batch size", "dtype", "distance"):
+    for name in ("steps", "scheduler", "batch size", "dtype", "similarity"):
         assert len({scan_of(report)["provenance"][name] for _, report in reports.values()}) == 1
