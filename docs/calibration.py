@@ -33,20 +33,20 @@ def row(images: np.ndarray, size: int, num_train: int, num_generated: int) -> st
     sized = resized(images[order], size)
     train, fresh = sized[:num_train], sized[num_train : num_train + 2_000]
     reference = prepare(train)
-    made = calibrate(
+    _, cut = calibrate(
         reference.null,
         source="leave-one-out",
         num_generated=num_generated,
-        num_train=len(reference.pixels),
+        measure=reference.measure,
         level_cut=HIGH,
     )
-    ratios = reference.neighbours(fresh).ratios[:, 0]
-    controls = run_controls(reference, level_cut=HIGH, confirmed_cut=made.confirmed_cut)
+    ratios = reference.nearest(fresh).dissimilarities[:, 0]
+    controls = run_controls(reference, confirmed_cut=cut)
     found = {each.name: f"{each.num_found}/{each.num_images}" for each in controls}
-    confirmed = f"{int((ratios <= made.confirmed_cut).sum())} of {len(fresh):,}"
+    confirmed = f"{int((ratios <= cut).sum())} of {len(fresh):,}"
     return (
         f"| {size} | {num_train:,} | {num_generated:,} | {(ratios <= HIGH).mean():.1%} | "
-        f"{made.confirmed_cut:.2f} | {confirmed} | "
+        f"{cut:.2f} | {confirmed} | "
         f"{found['jpeg_confirmed']}, {found['crop_confirmed']} |"
     )
 

@@ -173,13 +173,16 @@ class Inputs:
         Raises:
             MemscanError: They cannot be read, or the descriptor cannot be had.
         """
+        source = self.index.source if self.train_is_index else self.train_data.coverage
+        if source.num_used < 2:
+            raise TrainDataError(
+                "there is one training image, and how close different ones come to each other "
+                "cannot be measured; pass more with --memscan-train-data"
+            )
         if self.config.descriptor == PIXELS:
             from pytest_memscan.similarity.reference import prepare
 
-            pixels = self.train_data.pixels
-            if len(pixels) < 2:
-                raise TrainDataError("one training image cannot be compared with the others")
-            return prepare(pixels, device=self.device)
+            return prepare(self.train_data.pixels, device=self.device)
         from pytest_memscan.similarity.described import prepare_described
 
         return prepare_described(self.index, self.descriptor)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_memscan.errors import TrainDataError
+from pytest_memscan.errors import DescriptorError, TrainDataError
 from pytest_memscan.metrics import Level
 from pytest_memscan.results import Measure
 from pytest_memscan.similarity.calibration import levels_of_null
@@ -83,7 +83,11 @@ class DescriptorReference:
 
     def nearest(self, images: NDArray[np.uint8]) -> NearestTrain:
         """The nearest groups of each image, see `reference.Reference`."""
-        return self._nearest(self.descriptor.describe(images))
+        try:
+            described = self.descriptor.describe(images)
+        except ValueError as error:
+            raise DescriptorError(f"{error}; choose another with --memscan-descriptor") from None
+        return self._nearest(described)
 
     def planted(self) -> Iterator[Planted]:
         """The altered copies that were described with the index."""

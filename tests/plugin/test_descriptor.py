@@ -201,3 +201,19 @@ def test_a_test_of_ones_own_can_ask_for_duplicates(
     pytester.makepyfile("def test_own(memscan): assert memscan.duplicates().largest == ((5, 150),)")
     result = gate("builtin:clean", f"--memscan-train-data={leaky_images}")
     result.assert_outcomes(passed=5)
+
+
+@pytest.mark.parametrize("descriptor", ["pixels", "builtin:copy"])
+def test_one_training_image_is_an_error_of_one_line(
+    gate: Gate, pytester: pytest.Pytester, leaky_images: Path, tmp_path: Path, descriptor: str
+) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.png").write_bytes((leaky_images / "000.png").read_bytes())
+    result = gate(
+        "builtin:clean",
+        f"--memscan-descriptor={descriptor}",
+        f"--memscan-train-data={tmp_path / 'one'}",
+    )
+    result.stdout.fnmatch_lines(["memscan: error: there is one training image*"])
+    assert read_report(pytester.path)["verdict"] == "error"
+    assert "Traceback" not in result.stdout.str()

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from descriptor_factory import tiny_descriptor
 from numpy.typing import NDArray
 from pictures import smooth_images
 
-from pytest_memscan.errors import TrainDataError
+from pytest_memscan.errors import DescriptorError, TrainDataError
 from pytest_memscan.metrics import level_scores, similarity_levels
 from pytest_memscan.results import SourceCoverage
 from pytest_memscan.scans.controls import run_controls
@@ -163,3 +164,12 @@ def test_permuting_the_training_images_changes_nothing_but_ids() -> None:
         named = shuffle[moved.train_ids[row]]
         np.testing.assert_array_equal(group[named], group[near.train_ids[row]])
     np.testing.assert_array_equal(np.sort(one.null), np.sort(other.null))
+
+
+def test_a_descriptor_that_fails_on_an_image_is_an_error_of_one_line() -> None:
+    reference = reference_of(smooth_images(60))
+    broken = replace(
+        reference.descriptor, preprocess=lambda images: torch.full((len(images), 3, 8, 8), np.nan)
+    )
+    with pytest.raises(DescriptorError, match="choose another with --memscan-descriptor"):
+        replace(reference, descriptor=broken).nearest(smooth_images(3, seed=5))
