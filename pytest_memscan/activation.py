@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pytest_memscan.checks import CHECKS
 from pytest_memscan.config import (
     INI_KEYS,
     TOML_KEYS,
@@ -24,11 +25,10 @@ from pytest_memscan.config import (
     resolve_config,
 )
 from pytest_memscan.errors import MemscanError, OptionError
-from pytest_memscan.inputs import NO_TRAIN_DATA
 from pytest_memscan.items import FILE_NAME, SESSION, Collection, FileCollection
 from pytest_memscan.progress import console_progress
 from pytest_memscan.reports.text import sentence_lines
-from pytest_memscan.session import CHECKS, Session
+from pytest_memscan.session import Session
 from pytest_memscan.settings import PIXELS
 
 SETTINGS = (*TOML_KEYS, "config", "no_cache")
@@ -45,8 +45,8 @@ def activate(config: pytest.Config) -> None:
     is_worker = workerinput is not None
     session_id = workerinput["memscan_session"] if workerinput else uuid.uuid4().hex
     try:
-        option.memscan_selected = _take_gate_ids(config)
         settings = _settings(config)
+        option.memscan_selected = _take_gate_ids(config, settings)
         if not is_worker:
             _check_inputs(settings, config)
     except MemscanError as error:
@@ -119,6 +119,7 @@ def _check_inputs(settings: Config, config: pytest.Config) -> None:
         return
     check_descriptor(settings.descriptor, cache_dir=settings.cache_dir)
     _check_train_data(settings)
+    _check_prompts(settings)
     _check_cache_dir(settings.cache_dir)
 
 
@@ -151,9 +152,25 @@ def _check_train_data(settings: Config) -> None:
                 check_source(source)
         except MemscanError as error:
             raise OptionError(f"--memscan-{option}: {error}") from None
-    if settings.train_source is None and not settings.model.startswith("builtin:"):
-        raise OptionError(NO_TRAIN_DATA)
     _check_index(settings)
+
+
+def _check_prompts(settings: Config) -> None:
+    """Prompts are for checkpoints that take some, and a list that cannot be read is said now."""
+    from pytest_memscan.data.prompts import check_prompt_source
+
+    for option, source in (
+        ("prompts", settings.prompt_source),
+        ("canaries", settings.canary_source),
+    ):
+        if source is None:
+            continue
+        if settings.kind == "unconditional":
+            raise OptionError(f"--memscan-{option}: {settings.label} is unconditional, without any")
+        try:
+            check_prompt_source(source)
+        except MemscanError as error:
+            raise OptionError(f"--memscan-{option}: {error}") from None
 
 
 def _check_index(settings: Config) -> None:
@@ -176,7 +193,7 @@ def _check_index(settings: Config) -> None:
         )
 
 
-def _take_gate_ids(config: pytest.Config) -> list[str]:
+def _take_gate_ids(config: pytest.Config, settings: Config) -> list[str]:
     """Remove ``memscan::carlini`` and the like from the arguments and return their names."""
     names: list[str] = []
     started_in, file = config.invocation_params.dir, config.rootpath / FILE_NAME
@@ -190,6 +207,10 @@ def _take_gate_ids(config: pytest.Config) -> list[str]:
         if name and name not in CHECKS:
             known = ", ".join(f"{FILE_NAME}::{check}" for check in CHECKS)
             raise OptionError(f"there is no {argument}; there are {known}")
-        names += [name] if name else CHECKS
+        if name and name not in settings.checks:
+            raise OptionError(
+                f"{argument} is not a check of this run; it has {', '.join(settings.checks)}"
+            )
+        names += [name] if name else settings.checks
         config.args.remove(argument)
     return list(dict.fromkeys(names))

@@ -9,19 +9,24 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pytest_memscan.checkpoints.families import Kind
+from pytest_memscan.checkpoints.resolve import has_builtin_train_data, known_kind
+from pytest_memscan.checks import checks_of, subjects_of, why_not
+from pytest_memscan.data.prompts import PromptSource
 from pytest_memscan.data.sources import DataSource
 from pytest_memscan.errors import OptionError, shown_path
-from pytest_memscan.policy import DEFAULT_POLICY, Threshold, check_can_be_shown, parse_threshold
+from pytest_memscan.policy import Threshold, check_can_be_shown, whole_policy
 from pytest_memscan.settings import (
+    DEFAULT_BATCH_SIZE,
     DEFAULT_IMAGES,
+    DEFAULT_IMAGES_PER_PROMPT,
     DTYPES,
     IMAGE_MODES,
     PIXELS,
-    SCANS,
     Budget,
     Given,
     ImageMode,
@@ -30,9 +35,11 @@ from pytest_memscan.settings import (
     parse_budget,
     parse_descriptor,
     parse_device,
+    parse_guidance_scale,
     parse_integer,
     parse_one_of,
     parse_path,
+    parse_prompts,
     parse_reports,
     parse_scans,
     parse_thresholds,
@@ -48,8 +55,12 @@ else:
 TOML_KEYS = [
     "train_data",
     "holdout",
+    "prompts",
+    "canaries",
     "fail",
     "budget",
+    "images_per_prompt",
+    "guidance_scale",
     "steps",
     "seed",
     "device",
@@ -71,16 +82,21 @@ class Config:
     """Every effective setting of a run; ``sources`` says where each was set."""
 
     model: str
+    kind: Kind | None  # of the checkpoint; None where it has to be fetched first
     train_source: DataSource | None
     holdout_source: DataSource | None
+    prompt_source: PromptSource | None
+    canary_source: PromptSource | None
     thresholds: tuple[Threshold, ...]
-    budget: Budget
+    budget: Budget | None  # None for what the kind of checkpoint needs
+    images_per_prompt: int  # of the fixed protocol
+    guidance_scale: float | None  # None for the pipeline's own
     steps: int  # denoiser calls per image
     seed: int
     device: str  # auto, cpu, cuda, cuda:N
     dtype: str
-    batch_size: int
-    scans: tuple[str, ...]
+    given_batch_size: int | None
+    scans: tuple[str, ...] | None  # those asked for by name
     descriptor: str  # what images are compared by: pixels, or the name of a descriptor
     offline: bool
     cache_dir: Path
@@ -103,6 +119,20 @@ class Config:
     def holdout(self) -> Path | None:
         """File or folder of the held-out images, likewise."""
         return None if self.holdout_source is None else self.holdout_source.path
+
+    @property
+    def has_train_data(self) -> bool:
+        """Whether there are training images to compare with."""
+        return self.train_source is not None or has_builtin_train_data(self.model)
+
+    @property
+    def checks(self) -> tuple[str, ...]:
+        """The checks of this run, as far as can be told before the checkpoint is fetched."""
+        return checks_of(self.kind, has_train_data=self.has_train_data, scans=self.scans)
+
+    def batch_size(self, kind: Kind) -> int:
+        """Images in every denoiser call."""
+        return self.given_batch_size or DEFAULT_BATCH_SIZE[kind]
 
     @property
     def label(self) -> str:
@@ -148,21 +178,25 @@ def resolve_config(
         return value
 
     in_ci = environ.get("CI", "").lower() not in ("", "0", "false", "no", "off")
-    budget = take("budget", parse_budget, Budget(num_images=DEFAULT_IMAGES))
-    if "budget" not in raw:
-        sources["budget"] = (f"{DEFAULT_IMAGES}img", "default")
     config = Config(
         model=options["model"],
+        kind=known_kind(options["model"]),
         train_source=take("train_data", parse_train_source, None),
         holdout_source=take("holdout", parse_train_source, None),
-        thresholds=take("fail", parse_thresholds, tuple(map(parse_threshold, DEFAULT_POLICY))),
-        budget=budget,
+        prompt_source=take("prompts", parse_prompts, None),
+        canary_source=take("canaries", parse_prompts, None),
+        thresholds=take("fail", parse_thresholds, ()),
+        budget=take("budget", parse_budget, None),
+        images_per_prompt=take(
+            "images_per_prompt", parse_integer(10, 2**16), DEFAULT_IMAGES_PER_PROMPT
+        ),
+        guidance_scale=take("guidance_scale", parse_guidance_scale, None),
         steps=take("steps", parse_integer(1, 1000), 50),
         seed=take("seed", parse_integer(0, 2**32 - 1), 0),
         device=take("device", parse_device, "auto"),
         dtype=take("dtype", parse_one_of(DTYPES), "float32"),
-        batch_size=take("batch_size", parse_integer(1, 4096), 32),
-        scans=take("scans", parse_scans, SCANS),
+        given_batch_size=take("batch_size", parse_integer(1, 4096), None),
+        scans=take("scans", parse_scans, None),
         descriptor=take("descriptor", parse_descriptor, PIXELS),
         offline=take("offline", parse_boolean, _is_offline(environ)),
         cache_dir=take("cache_dir", parse_path, default_cache_dir(environ)),
@@ -174,15 +208,53 @@ def resolve_config(
         strict=take("strict", parse_boolean, in_ci),
         sources=sources,
     )
-    lines = "; ".join(threshold.expression for threshold in config.thresholds)
-    sources["fail"] = (lines, sources["fail"][1])
-    # The folder of a person is nobody else's business; reports are shared.
-    for name, shown in _shown_paths(config).items():
-        sources[name] = (shown, sources[name][1])
-    if config.budget.num_images is not None:
+    config = replace(
+        config, thresholds=whole_policy(config.thresholds, subjects_of(config.kind, config.checks))
+    )
+    _check_scans(config)
+    sources |= _shown(config)
+    budget = config.budget or Budget(num_images=DEFAULT_IMAGES)
+    if config.kind == "unconditional" and budget.num_images is not None:
         for threshold in config.thresholds:
-            check_can_be_shown(threshold, num_images=config.budget.num_images)
+            check_can_be_shown(threshold, num_images=budget.num_images)
     return config
+
+
+def _check_scans(config: Config) -> None:
+    """A scan asked for by name that cannot be done is never passed over."""
+    for name in config.scans or ():
+        if config.kind is not None and (
+            reason := why_not(name, config.kind, has_train_data=config.has_train_data)
+        ):
+            raise OptionError(
+                f"{config.sources['scans'][1]}: {name} cannot scan {config.label}: {reason}"
+            )
+
+
+def _shown(config: Config) -> dict[str, tuple[str, str]]:
+    """Settings whose default depends on the checkpoint, or that hold paths, as reports show them.
+
+    The folder of a person is nobody else's business; reports are shared.
+    """
+    shown = _shown_paths(config)
+    lines = "; ".join(line.expression for line in config.thresholds)
+    shown["fail"] = lines
+    if config.budget is None:
+        shown["budget"] = {
+            "unconditional": f"{DEFAULT_IMAGES}img",
+            "text-to-image": "what the sequential rule needs",
+            None: "by kind of checkpoint",
+        }[config.kind]
+    if config.given_batch_size is None:
+        shown["batch_size"] = (
+            "by kind of checkpoint" if config.kind is None else str(config.batch_size(config.kind))
+        )
+    if config.scans is None:
+        shown["scans"] = "every one that applies"
+    if config.guidance_scale is None:
+        shown["guidance_scale"] = "the pipeline's own"
+    sources = {name: config.sources[name][1] for name in shown}
+    return {name: (text, sources[name]) for name, text in shown.items()}
 
 
 def _shown_paths(config: Config) -> dict[str, str]:
@@ -193,7 +265,12 @@ def _shown_paths(config: Config) -> dict[str, str]:
     }
     if os.path.isabs(config.descriptor):
         shown["descriptor"] = shown_path(Path(config.descriptor))
-    for name, source in (("train_data", config.train_source), ("holdout", config.holdout_source)):
+    for name, source in (
+        ("train_data", config.train_source),
+        ("holdout", config.holdout_source),
+        ("prompts", config.prompt_source),
+        ("canaries", config.canary_source),
+    ):
         shown[name] = "None" if source is None else source.label
     return shown
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,8 +15,8 @@ import pytest
 from pytest_memscan.config import Config
 from pytest_memscan.errors import MemscanError, shown_path
 from pytest_memscan.gate import judge_run
-from pytest_memscan.results import CheckOutcome, RunResult, ScanResult, Verdict
-from pytest_memscan.session import CHECKS, Session
+from pytest_memscan.results import CheckOutcome, RunResult, Verdict
+from pytest_memscan.session import Session
 
 
 class Controller:
@@ -38,18 +38,16 @@ class Controller:
         from pytest_memscan.reports.terminal import header_lines
 
         settings = self._settings
-        budget = settings.sources["budget"][0]
-        return header_lines(
-            settings.label,
-            {
-                "carlini": f"{budget} x {settings.steps} denoiser calls",
-                "policy": f"{settings.sources['fail'][0]} ({settings.sources['fail'][1]})",
-                "similarity": settings.descriptor,
-                "device": settings.device,
-                "dtype": settings.dtype,
-                "seed": str(settings.seed),
-            },
-        )
+        shown = settings.sources
+        cost = {
+            "images": f"{shown['budget'][0]} x {settings.steps} steps",
+            "policy": f"{shown['fail'][0]} ({shown['fail'][1]})",
+            "similarity": settings.descriptor,
+            "device": settings.device,
+            "dtype": settings.dtype,
+            "seed": str(settings.seed),
+        }
+        return header_lines(settings.label, {"checks": ", ".join(settings.checks), **cost})
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Remember which checks were selected."""
@@ -66,7 +64,7 @@ class Controller:
         node.workerinput["memscan_session"] = self._session.session_id
 
     def _select(self, ids: Sequence[str]) -> None:
-        self._selected |= {name for name in CHECKS if f"memscan::{name}" in ids}
+        self._selected |= {name for name in self._settings.checks if f"memscan::{name}" in ids}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the outcome that came with an item's report."""
@@ -116,11 +114,10 @@ class Controller:
         terminalreporter.write_line(verdict, **{colour: True, "bold": True})
 
     def _judge(self) -> RunResult:
-        scan = next((check.scan for check in self._outcomes.values() if check.scan), None)
         return judge_run(
             list(self._outcomes.values()),
-            required=CHECKS,
-            checkpoint=_name(self._settings, scan),
+            required=self._settings.checks,
+            checkpoint=_name(self._settings, self._outcomes.values()),
             policy=dict(self._settings.sources),
             versions=_versions(),
             timings={name: round(seconds, 3) for name, seconds in self._seconds.items()},
@@ -165,11 +162,18 @@ class Controller:
         return result
 
     def _html(self, result: RunResult) -> str:
+        from pytest_memscan.reports import pairs
         from pytest_memscan.reports.html import to_html
 
-        session = self._session
+        kept = self._session.work_dir
         return to_html(
-            result, session.pairs(), groups=session.groups(), images=self._settings.images
+            result,
+            pairs.load_pairs(kept / "pairs"),
+            groups=pairs.load_groups(kept / "groups"),
+            prompts=pairs.load_prompts(kept / "prompts"),
+            keys=pairs.load_keys(kept / "keys"),
+            repeats=pairs.load_repeats(kept / "repeats"),
+            images=self._settings.images,
         )
 
 
@@ -206,12 +210,16 @@ def write_not_run(reports: Sequence[tuple[str, Path]], checkpoint: str, reason: 
             ) from None
 
 
-def _name(settings: Config, scan: ScanResult | None) -> str:
+def _name(settings: Config, checks: Iterable[CheckOutcome]) -> str:
     """The checkpoint as people name it, with its commit once that is known."""
-    return settings.label if scan is None else scan.provenance["checkpoint"]
+    for check in checks:
+        for scan in (check.scan, check.prompt_scan, check.repeats):
+            if scan is not None:
+                return scan.provenance["checkpoint"]
+    return settings.label
 
 
 def _versions() -> dict[str, str]:
     """Versions that a reader of a report may ask for."""
-    packages = ("pytest-memscan", "pytest", "torch", "diffusers", "numpy", "pillow")
+    packages = ("pytest-memscan", "pytest", "torch", "diffusers", "transformers", "numpy", "pillow")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}

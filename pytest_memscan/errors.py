@@ -6,6 +6,7 @@
     ├── OptionError         an option or the policy file is wrong; nothing was started (exit 4)
     ├── CheckpointError     the checkpoint cannot be found, trusted or loaded
     ├── TrainDataError      the training or held-out images cannot be used
+    ├── PromptError         no prompt, or a list of them that cannot be read
     ├── DescriptorError     the descriptor's weights are missing, damaged or of another network
     └── StoreError          the folder of generated images is busy or damaged
 
@@ -31,6 +32,10 @@ class CheckpointError(MemscanError):
 
 class TrainDataError(MemscanError):
     """The training or held-out images cannot be used."""
+
+
+class PromptError(MemscanError):
+    """A list of prompts cannot be read, or holds none that can be used."""
 
 
 class DescriptorError(MemscanError):

@@ -3,13 +3,14 @@
 An image is a function of its plan row, the batch shape and the dtype: each image has its own
 CPU generator, batch ``b`` always holds rows ``b * batch_size ...``, and a batch that would be
 short is padded with the rows that would follow. Order, resume point and worker never matter.
+With prompts, the rows of one prompt fill whole batches, so that no batch holds two of them.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,9 +22,11 @@ from pytest_memscan.store import ImageStore, StoredImage
 
 
 class Pipeline(Protocol):
-    """The part of ``diffusers.DDIMPipeline`` that is used; diffusers has no type hints."""
+    """The part of a diffusers pipeline that is used; diffusers has no type hints.
 
-    unet: Any
+    The denoiser is ``unet`` or ``transformer``.
+    """
+
     scheduler: Any
 
     def __call__(self, **settings: Any) -> Any:
@@ -45,6 +48,27 @@ class PlanRow:
 
     sample_id: int
     seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompting:
+    """Which prompt each row of the plan belongs to.
+
+    Attributes:
+        prompts: Prompt ``p`` has rows ``p * rows_per_prompt ...``. Private.
+        rows_per_prompt: A multiple of the batch size.
+        guidance_scale: Of classifier-free guidance; None for the pipeline's own default.
+    """
+
+    prompts: tuple[str, ...] = field(repr=False)
+    rows_per_prompt: int
+    guidance_scale: float | None = None
+
+    def settings(self, rows: Sequence[PlanRow]) -> dict[str, Any]:
+        """What a text-to-image pipeline is called with for these rows."""
+        prompts = [self.prompts[row.sample_id // self.rows_per_prompt] for row in rows]
+        scale = self.guidance_scale
+        return {"prompt": prompts} | ({} if scale is None else {"guidance_scale": scale})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,18 +114,20 @@ def generate(
     batch_size: int,
     steps: int,
     plan_seed: int,
+    prompting: Prompting | None = None,
     progress: ProgressCallback = lambda _: None,
 ) -> None:
     """Generate the rows that the store does not have, committing batch by batch.
 
     Args:
-        pipeline: Unconditional pipeline, on its device.
+        pipeline: On its device; unconditional unless there are prompts.
         rows: What to make.
         store: Where it goes, under ``kind``.
         kind: `PLANNED` or `ALONE`.
         batch_size: Images in every denoiser call, whatever the number of rows.
         steps: Denoiser calls per image.
         plan_seed: Seed of row 0, for the rows that pad a short batch.
+        prompting: Prompts of the rows.
         progress: Told after every batch.
     """
     stored = store.ids(kind)
@@ -111,19 +137,26 @@ def generate(
     for batch in _batches(rows, stored, batch_size):
         first = batch[0].sample_id // batch_size * batch_size
         padded = plan_rows(batch_size, seed=plan_seed, start=first)
-        images = _sample(pipeline, padded, steps=steps)
+        images = _sample(pipeline, padded, steps=steps, prompting=prompting)
         wanted = {row.sample_id for row in batch}
         store.add(kind, [image for image in images if image.sample_id in wanted])
         done += len(batch)
         progress(Progress(done=done, total=len(rows), resumed=resumed))
 
 
-def images_per_second(pipeline: Pipeline, *, batch_size: int, steps: int, plan_seed: int) -> float:
+def images_per_second(
+    pipeline: Pipeline,
+    *,
+    batch_size: int,
+    steps: int,
+    plan_seed: int,
+    prompting: Prompting | None = None,
+) -> float:
     """Rate of one batch, measured after one denoiser call to warm up."""
     rows = plan_rows(batch_size, seed=plan_seed)
-    _sample(pipeline, rows, steps=1)
+    _sample(pipeline, rows, steps=1, prompting=prompting)
     started = time.perf_counter()
-    _sample(pipeline, rows, steps=steps)
+    _sample(pipeline, rows, steps=steps, prompting=prompting)
     return batch_size / (time.perf_counter() - started)
 
 
@@ -136,27 +169,70 @@ def _batches(rows: Sequence[PlanRow], stored: set[int], batch_size: int) -> Iter
     return batches.values()
 
 
-def _sample(pipeline: Pipeline, rows: Sequence[PlanRow], *, steps: int) -> list[StoredImage]:
-    generators = [torch.Generator("cpu").manual_seed(row.seed) for row in rows]
+def image_shape(pipeline: Pipeline) -> tuple[int, int, int]:
+    """Height, width and channels of what a pipeline makes unless told otherwise."""
+    config = denoiser_of(pipeline).config
+    vae = getattr(pipeline, "vae", None)
+    size = getattr(pipeline, "default_sample_size", None) or config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    if vae is None:
+        return height, width, config.in_channels
+    scale: int = pipeline.vae_scale_factor  # type: ignore[attr-defined]
+    return height * scale, width * scale, vae.config.out_channels
+
+
+@torch.no_grad()
+def encode(pipeline: Pipeline, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Latents ``(num_images, channels, height, width)`` of images, by the pipeline's autoencoder.
+
+    The mode of the posterior, unscaled, image by image. Not finite where the autoencoder
+    overflows, as some do in float16.
+
+    Args:
+        pipeline: Text-to-image.
+        pixels: ``(num_images, height, width, channels)`` uint8.
+    """
+    vae = pipeline.vae  # type: ignore[attr-defined]
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(vae.device, vae.dtype) / 127.5 - 1
+    latents = [vae.encode(image[None]).latent_dist.mode()[0].float().cpu() for image in images]
+    return torch.stack(latents).numpy()
+
+
+def denoiser_of(pipeline: Pipeline) -> Any:
+    """The pipeline's denoiser, U-Net or transformer."""
+    unet = getattr(pipeline, "unet", None)
+    return pipeline.transformer if unet is None else unet  # type: ignore[attr-defined]
+
+
+def _sample(
+    pipeline: Pipeline, rows: Sequence[PlanRow], *, steps: int, prompting: Prompting | None = None
+) -> list[StoredImage]:
+    denoiser = denoiser_of(pipeline)
     finite = torch.ones(len(rows), dtype=torch.bool)
 
     # The pipeline clamps its images, which would turn an infinity into white.
     def watch(_: object, __: object, output: Any) -> None:
-        finite.logical_and_(output.sample.isfinite().flatten(1).all(dim=1).cpu())
+        predicted = output[0] if isinstance(output, tuple) else output.sample
+        each = predicted.isfinite().flatten(1).all(dim=1).cpu()
+        # Guided rows come twice, all without their prompt before all with it.
+        finite.logical_and_(each.view(-1, len(rows)).all(dim=0))
 
-    handle = pipeline.unet.register_forward_hook(watch)
+    handle = denoiser.register_forward_hook(watch)
+    if prompting is None:
+        settings: dict[str, Any] = {"batch_size": len(rows), "eta": 0.0}
+    else:
+        settings = prompting.settings(rows)
     try:
         output = pipeline(
-            batch_size=len(rows),
-            generator=generators,
+            generator=[torch.Generator("cpu").manual_seed(row.seed) for row in rows],
             num_inference_steps=steps,
-            eta=0.0,
             output_type="pt",
+            **settings,
         )
     except torch.OutOfMemoryError:
         smaller = max(1, len(rows) // 2)
         raise MemscanError(
-            f"out of memory on {pipeline.unet.device} with {len(rows)} images in a batch; try "
+            f"out of memory on {denoiser.device} with {len(rows)} images in a batch; try "
             f"--memscan-batch-size {smaller}, or --memscan-device cpu. Another batch size is "
             "another scan: its images are made anew"
         ) from None

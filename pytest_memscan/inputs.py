@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_memscan.checkpoints.components import kind_of
 from pytest_memscan.checkpoints.resolve import ResolvedCheckpoint, resolve
 from pytest_memscan.checkpoints.verify import verify
 from pytest_memscan.config import Config
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pytest_memscan.checkpoints.families import Kind
     from pytest_memscan.data.conversion import ImageShape
     from pytest_memscan.data.images import ImageSet
     from pytest_memscan.generation import Pipeline, ProgressCallback
@@ -73,30 +75,33 @@ class Inputs:
 
         return resolve_device(self.config.device)
 
+    @cached_property
+    def kind(self) -> Kind:
+        """Whether the checkpoint needs prompts."""
+        return self.config.kind or kind_of(self.checkpoint.folder)
+
     def pipeline(self, dtype: str) -> Pipeline:
         """The checkpoint's pipeline on its device."""
-        from pytest_memscan.checkpoints.load import load_unconditional
+        from pytest_memscan.checkpoints.load import load_text_to_image, load_unconditional
 
         if dtype not in self._pipelines:
-            self._pipelines[dtype] = load_unconditional(
-                self.checkpoint, device=self.device, dtype=dtype
-            )
+            load = load_text_to_image if self.kind == "text-to-image" else load_unconditional
+            self._pipelines[dtype] = load(self.checkpoint, device=self.device, dtype=dtype)
         return self._pipelines[dtype]
 
     @cached_property
     def shape(self) -> ImageShape:
         """What the checkpoint makes."""
         from pytest_memscan.data.conversion import ImageShape
+        from pytest_memscan.generation import image_shape
 
-        unet = self.pipeline(self.config.dtype).unet.config
-        size = unet.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        if unet.in_channels not in (1, 3):
+        height, width, channels = image_shape(self.pipeline(self.config.dtype))
+        if channels not in (1, 3):
             raise TrainDataError(
-                f"the checkpoint makes images of {unet.in_channels} channels; training images "
-                "can be compared with 1 (grey) or 3 (RGB)"
+                f"the checkpoint makes images of {channels} channels; training images can be "
+                "compared with 1 (grey) or 3 (RGB)"
             )
-        return ImageShape(height=height, width=width, channels=unet.in_channels)
+        return ImageShape(height=height, width=width, channels=channels)
 
     @cached_property
     def train_data(self) -> ImageSet:
@@ -195,6 +200,8 @@ class Inputs:
     @property
     def fingerprints(self) -> dict[str, str]:
         """Which real images were compared with."""
+        if not self.config.has_train_data:
+            return {"training images": "none"}
         train = self.index if self.train_is_index else self.train_data
         return {
             "training images": train.fingerprint,

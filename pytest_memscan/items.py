@@ -16,7 +16,7 @@ import pytest
 from pytest_memscan.errors import shown_path
 from pytest_memscan.reports.text import sentence_lines
 from pytest_memscan.results import CheckOutcome, Verdict
-from pytest_memscan.session import CHECKS, Session
+from pytest_memscan.session import Session
 
 SESSION: pytest.StashKey[Session] = pytest.StashKey()
 _OUTCOME: pytest.StashKey[CheckOutcome] = pytest.StashKey()
@@ -33,7 +33,8 @@ class MemscanFile(pytest.File):
 
     def collect(self) -> Iterator[MemscanItem]:
         """One item for each check, or those asked for by id."""
-        for name in self.config.option.memscan_selected or CHECKS:
+        checks = self.config.stash[SESSION].config.checks
+        for name in self.config.option.memscan_selected or checks:
             yield MemscanItem.from_parent(self, name=name)
 
 
@@ -58,6 +59,8 @@ class MemscanItem(pytest.Item):
     def runtest(self) -> None:
         """Pass, or say what was measured."""
         outcome = self.stash[_OUTCOME]
+        if outcome.verdict is Verdict.NOT_APPLICABLE:
+            pytest.skip(outcome.sentence)
         if outcome.verdict is not Verdict.PASS:
             raise GateError(_message(outcome))
 
@@ -129,7 +132,8 @@ def keep_private(report: pytest.TestReport, config: pytest.Config) -> None:
     """Take tokens, and where the training images are, out of what a failure shows."""
     settings = config.stash[SESSION].config
     private = {os.environ.get(name, ""): "(token)" for name in TOKENS}
-    for path in (settings.train_data, settings.holdout, settings.cache_dir):
+    lists = [source.path for source in (settings.prompt_source, settings.canary_source) if source]
+    for path in (settings.train_data, settings.holdout, settings.cache_dir, *lists):
         private |= {"": ""} if path is None else {str(path): shown_path(path)}
 
     def hide(text: str) -> str:
@@ -151,10 +155,9 @@ def _message(outcome: CheckOutcome) -> str:
 def _properties(outcome: CheckOutcome) -> Iterable[tuple[str, str | float]]:
     """Metrics for JUnit and other reporters."""
     yield "memscan.verdict", str(outcome.verdict)
-    if outcome.scan is None:
-        return
-    for name, estimate in outcome.scan.metrics.items():
+    for name, estimate in outcome.metrics.items():
         yield f"memscan.{name}", estimate.value
         yield f"memscan.{name}.lower", estimate.lower
         yield f"memscan.{name}.upper", estimate.upper
-    yield "memscan.images", outcome.scan.coverage.valid
+    if outcome.coverage is not None:
+        yield "memscan.images", outcome.coverage.valid

@@ -24,6 +24,19 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
             "or index:FOLDER",
         },
     ),
+    (
+        "prompts",
+        {
+            "metavar": "PATH",
+            "help": "prompts for a text-to-image checkpoint: txt, jsonl, csv, parquet, a folder "
+            "with captions, hub:ORG/NAME or builtin:probe (default: captions of the training "
+            "images, else the built-in probe list)",
+        },
+    ),
+    (
+        "canaries",
+        {"metavar": "PATH", "help": "strings planted before fine-tuning, a list as for prompts"},
+    ),
     ("holdout", {"metavar": "PATH", "help": "the same of real images that were not trained on"}),
     ("scans", {"metavar": "A,B", "help": "scans to run (default: every one the inputs allow)"}),
     (
@@ -42,12 +55,27 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
             "help": 'policy line such as "ums_high <= 0.001"; repeatable, replaces the default',
         },
     ),
-    ("budget", {"metavar": "N", "help": "5000img, or time such as 30m (default: 320img)"}),
+    (
+        "budget",
+        {
+            "metavar": "N",
+            "help": "5000img, or time such as 30m (default: 320img; with prompts, what the "
+            "sequential rule needs)",
+        },
+    ),
+    (
+        "images-per-prompt",
+        {"metavar": "N", "help": "of the fixed protocol, which the rule cuts short (default: 500)"},
+    ),
+    ("guidance-scale", {"metavar": "X", "help": "of a text-to-image pipeline (default: its own)"}),
     ("steps", {"metavar": "N", "help": "denoiser calls per image (default: 50)"}),
     ("seed", {"metavar": "N", "help": "seed of the first image (default: 0)"}),
     ("device", {"metavar": "NAME", "help": "auto, cpu, cuda or cuda:N (default: auto)"}),
     ("dtype", {"metavar": "NAME", "help": "float32, bfloat16 or float16 (default: float32)"}),
-    ("batch-size", {"metavar": "N", "help": "images in every denoiser call (default: 32)"}),
+    (
+        "batch-size",
+        {"metavar": "N", "help": "images in every denoiser call (default: 32, with prompts 10)"},
+    ),
     ("cache-dir", {"metavar": "DIR", "help": "where generated images are kept"}),
     (
         "report",

@@ -4,25 +4,64 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pytest_memscan.errors import OptionError
 from pytest_memscan.statistics import excluded_rate, required_trials
 
 CONFIDENCE = 0.95
-RATES = {
+MIN_RATE = 1e-9  # showing it takes 3 billion images, and a plan has room for 2**32
+Subject = Literal["images", "duplicates", "prompts", "keys", "repeats"]  # what a metric is about
+
+IMAGE_RATES = {
     "leak_rate": "share of generated images that are confirmed copies",
     "ums_confirmed": "distinct training images confirmed as copied, per generated image",
     **{f"ams_{level}": f"AMS at level {level} and closer" for level in ("low", "mid", "high")},
     **{f"ums_{level}": f"UMS at level {level} and closer" for level in ("low", "mid", "high")},
 }
-MIN_RATE = 1e-9  # showing it takes 3 billion images, and a plan has room for 2**32
+PROMPT_RATES = {
+    "prompt_leak_rate": "share of the prompts that are memorised, with those screened out",
+}
+RATES = IMAGE_RATES | PROMPT_RATES
 DUPLICATES = {
     "duplicate_groups": "groups of (near-)duplicate training images",
     "duplicate_images": "training images that could go, leaving one of each such group",
 }
-COUNTS = {"extracted": "distinct training images confirmed as copied", **DUPLICATES}
-DEFAULT_POLICY = ("extracted <= 0", "leak_rate <= 0.01")
+PROMPT_COUNTS = {
+    "memorised_prompts": "prompts found memorised, verbatim or as a template",
+    "verbatim_prompts": "prompts that give near-identical images again and again",
+    "template_prompts": "prompts that give the same part of an image again and again",
+}
+KEYS = {
+    "extracted_canaries": "planted strings whose images hardly vary",
+    "low_variance_prompts": "sampled prompts whose images hardly vary",
+}
+REPEATS = {"repeated_groups": "groups of near-identical generated images"}
+COUNTS = {
+    "extracted": "distinct training images confirmed as copied",
+    **DUPLICATES,
+    **PROMPT_COUNTS,
+    **KEYS,
+    **REPEATS,
+}
+_METRICS: dict[Subject, tuple[str, ...]] = {
+    "images": ("extracted", *IMAGE_RATES),
+    "duplicates": tuple(DUPLICATES),
+    "prompts": (*PROMPT_COUNTS, *PROMPT_RATES),
+    "keys": tuple(KEYS),
+    "repeats": tuple(REPEATS),
+}
+_SUBJECTS = {metric: subject for subject, metrics in _METRICS.items() for metric in metrics}
+DEFAULT_POLICY: dict[Subject, tuple[str, ...]] = {
+    "images": ("extracted <= 0", "leak_rate <= 0.01"),
+    "duplicates": (),
+    "prompts": ("memorised_prompts <= 0", "prompt_leak_rate <= 0.1"),
+    "keys": ("extracted_canaries <= 0",),
+    "repeats": ("repeated_groups <= 0",),
+}
+DEFAULT = "default"  # where a line comes from that nobody wrote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +79,14 @@ class Threshold:
         return self.metric in RATES
 
     @property
-    def is_about_duplicates(self) -> bool:
-        """Whether it limits what is in the training set, not what the checkpoint leaks."""
-        return self.metric in DUPLICATES
+    def subject(self) -> Subject:
+        """What it is about, and so which check judges it."""
+        return _SUBJECTS[self.metric]
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nobody wrote it."""
+        return self.source == DEFAULT
 
     @property
     def expression(self) -> str:
@@ -54,7 +98,23 @@ class Threshold:
         return value < self.limit if self.operator == "<" else value <= self.limit
 
 
-def parse_threshold(text: str, source: str = "default") -> Threshold:
+def whole_policy(
+    lines: Sequence[Threshold], subjects: Collection[Subject]
+) -> tuple[Threshold, ...]:
+    """The lines given, and the default ones of every subject that none of them is about.
+
+    A gate without a limit on what it measures would pass anything.
+    """
+    defaults = [
+        parse_threshold(text)
+        for subject, texts in DEFAULT_POLICY.items()
+        if subject in subjects and all(line.subject != subject for line in lines)
+        for text in texts
+    ]
+    return (*lines, *defaults)
+
+
+def parse_threshold(text: str, source: str = DEFAULT) -> Threshold:
     """Read ``"ums_high <= 0.001"``.
 
     Raises:
@@ -102,12 +162,12 @@ def _check_limit(threshold: Threshold, text: str) -> None:
 
 
 def check_can_be_shown(threshold: Threshold, *, num_images: int) -> None:
-    """Refuse a limit that could not be shown even if every image were clean.
+    """Refuse a limit on images that could not be shown even if every image were clean.
 
     Raises:
         OptionError: Names the images needed and the smallest limit the planned ones can show.
     """
-    if not threshold.is_rate:
+    if threshold.metric not in IMAGE_RATES:
         return
     needed = required_trials(threshold.limit, confidence=CONFIDENCE)
     if needed <= num_images:

@@ -19,6 +19,7 @@ from pytest_memscan.generation import (
     PLANNED,
     Pipeline,
     ProgressCallback,
+    Prompting,
     generate,
     plan_rows,
 )
@@ -34,11 +35,12 @@ class Sampler:
     Attributes:
         load_pipeline: dtype -> pipeline on its device; called only when images are missing.
         store: Keeps what was generated.
-        num_images: Planned images.
+        num_images: Planned images; with prompts, the rows of all of them.
         seed: Seed of row 0.
         batch_size: Images in every denoiser call.
         steps: Denoiser calls per image.
         dtype: Of the planned images.
+        prompting: Prompts of the rows, for a text-to-image checkpoint.
         progress: Told after every batch.
     """
 
@@ -49,6 +51,7 @@ class Sampler:
     batch_size: int
     steps: int
     dtype: str
+    prompting: Prompting | None = None
     progress: ProgressCallback = field(default=lambda _: None)
 
     def blocks(
@@ -67,6 +70,11 @@ class Sampler:
             if valid:
                 ids = np.array([image.sample_id for image in valid], dtype=np.int64)
                 yield ids, np.stack([image.pixels for image in valid])
+
+    def images(self, sample_ids: Sequence[int]) -> list[StoredImage]:
+        """Some planned images, made if need be, in the order asked for; some may be invalid."""
+        self._make(sample_ids, kind=PLANNED)
+        return self._read(sample_ids, kind=PLANNED)
 
     def alone(self, sample_ids: Sequence[int]) -> list[StoredImage]:
         """The same rows again, one image a batch in float32; some may be invalid there."""
@@ -103,5 +111,6 @@ class Sampler:
             batch_size=1 if alone else self.batch_size,
             steps=self.steps,
             plan_seed=self.seed,
+            prompting=self.prompting,
             progress=(lambda _: None) if alone else self.progress,
         )

@@ -13,27 +13,45 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pytest_memscan.checkpoints.verify import verify
+from pytest_memscan.checks import why_not
 from pytest_memscan.config import Config
 from pytest_memscan.errors import MemscanError, OptionError
-from pytest_memscan.gate import judge_duplicates, judge_integrity, judge_scan, judge_status
+from pytest_memscan.gate import (
+    judge_duplicates,
+    judge_integrity,
+    judge_keys,
+    judge_prompt_scan,
+    judge_repeats,
+    judge_scan,
+    judge_screening,
+    judge_status,
+    not_applicable,
+)
+from pytest_memscan.generating import Recipe
 from pytest_memscan.inputs import Inputs, ProgressDisplay
 from pytest_memscan.policy import check_can_be_shown
-from pytest_memscan.results import CheckOutcome, Duplicates, ScanResult, Verdict
+from pytest_memscan.results import (
+    CheckOutcome,
+    Duplicates,
+    PromptResults,
+    Repeats,
+    ScanResult,
+    Verdict,
+)
+from pytest_memscan.settings import DEFAULT_IMAGES, PIXELS, Budget
 
 if TYPE_CHECKING:
-    from pytest_memscan.generation import Pipeline, ProgressCallback
-    from pytest_memscan.reports.html import Group, Pair
+    from pytest_memscan.generation import ProgressCallback
+    from pytest_memscan.prompt_scanning import PromptScanner
     from pytest_memscan.sampler import Sampler
     from pytest_memscan.store import ImageStore
 
 T = TypeVar("T")
 SECONDS_LEFT_BEHIND = 2 * 24 * 3600
-CHECKS = ("integrity", "duplicates", "carlini", "status")
 
 
 def _silent(_: str) -> AbstractContextManager[ProgressCallback]:
@@ -56,7 +74,6 @@ class Session:
     progress: ProgressDisplay = _silent
     crashes: dict[str, Exception] = field(default_factory=dict)
     _outcomes: dict[str, CheckOutcome] = field(default_factory=dict)
-    _pipelines: dict[str, Pipeline] = field(default_factory=dict)
 
     @property
     def work_dir(self) -> Path:
@@ -84,14 +101,29 @@ class Session:
         return self._outcomes[name]
 
     def _run(self, name: str) -> CheckOutcome:
+        thresholds = self.config.thresholds
         if name == "integrity":
             self.inputs.pipeline(self.config.dtype)
             return judge_integrity(verify(self.inputs.checkpoint.folder))
+        if name == "status":
+            others = [self.check(other) for other in self.config.checks if other != name]
+            return judge_status(others, thresholds)
+        kind = self.inputs.kind
+        if reason := why_not(name, kind, has_train_data=self.config.has_train_data):
+            if name in (self.config.scans or ()):
+                raise OptionError(f"{name} was asked for and does not apply: {reason}")
+            return not_applicable(name, reason)
         if name == "duplicates":
-            return judge_duplicates(self.duplicates, self.config.thresholds)
-        if name == "carlini":
-            return judge_scan(self.carlini, self.config.thresholds)
-        return judge_status([self.check(other) for other in CHECKS if other != "status"])
+            return judge_duplicates(self.duplicates, thresholds)
+        if name == "repeats":
+            return judge_repeats(self.repeats, thresholds)
+        if kind == "unconditional":
+            return judge_scan(self.carlini, thresholds)
+        if name == "prompt_detectors":
+            return judge_screening(self.prompt_results.screening)
+        if name == "extended_side":
+            return judge_keys(self.prompt_results.keys, thresholds)
+        return judge_prompt_scan(self.prompt_results.prompts, thresholds)
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -108,6 +140,24 @@ class Session:
         return self._once("carlini", ScanResult, self._scan)
 
     @cached_property
+    def repeats(self) -> Repeats:
+        """What comes up again and again among generated images, likewise.
+
+        Raises:
+            MemscanError: It could not be done.
+        """
+        return self._once("repeats", Repeats, self._find_repeats)
+
+    @cached_property
+    def prompt_results(self) -> PromptResults:
+        """Every scan of a text-to-image checkpoint, likewise.
+
+        Raises:
+            MemscanError: It could not be done.
+        """
+        return self._once("prompts", PromptResults, self._scan_prompts)
+
+    @cached_property
     def duplicates(self) -> Duplicates:
         """What is more than once among the training images, also computed once.
 
@@ -122,24 +172,12 @@ class Session:
         from pytest_memscan.store import exclusive
 
         shared = self.work_dir / f"{name}.json"
-        with exclusive(self._store_dir, session=self.session_id):
+        with exclusive(self._recipe.store_dir, session=self.session_id):
             if shared.exists():
                 return load(shared.read_text(encoding="utf-8"), kind)
             result = compute()
             write_text_atomically(shared, dump(result))
         return result
-
-    def pairs(self) -> list[Pair]:
-        """Generated and training image of each finding, as kept by the process that scanned."""
-        from pytest_memscan.reports.pairs import load_pairs
-
-        return load_pairs(self.work_dir / "pairs")
-
-    def groups(self) -> list[Group]:
-        """The first images of the largest groups of duplicates, kept likewise."""
-        from pytest_memscan.reports.pairs import load_groups
-
-        return load_groups(self.work_dir / "groups")
 
     def close(self) -> None:
         """Remove what only this run needed, and what killed runs left behind days ago."""
@@ -152,24 +190,55 @@ class Session:
     def _scan(self) -> ScanResult:
         from pytest_memscan.reports.pairs import save_pairs
         from pytest_memscan.scans.carlini import carlini
-        from pytest_memscan.store import ImageStore
 
         inputs = self.inputs
         reference, holdout, coverage = inputs.reference, inputs.holdout, inputs.coverage()
-        store = ImageStore(self._store_dir, spec=self._generation_spec)
-        try:
-            with self.progress("carlini: generating") as report:
-                sampler = self._sampler(store, report)
-                result = carlini(
-                    sampler,
-                    reference,
-                    holdout=None if holdout is None else holdout.pixels,
-                    coverage=coverage,
-                    provenance=self._provenance(),
-                )
+        with self._sampler("carlini: generating") as sampler:
+            result = carlini(
+                sampler,
+                reference,
+                holdout=None if holdout is None else holdout.pixels,
+                coverage=coverage,
+                provenance=self._recipe.provenance(),
+            )
             inputs.require_unchanged()
             pairs = self.work_dir / "pairs"
             save_pairs(pairs, result.findings, sampler.pixels_of, inputs.train_pixels)
+        return result
+
+    def _find_repeats(self) -> Repeats:
+        from pytest_memscan.reports.pairs import save_repeats
+        from pytest_memscan.scans.repeats import repeats
+
+        by_pixels = self.config.descriptor == PIXELS
+        with self._sampler("repeats: generating") as sampler:
+            found = repeats(
+                sampler,
+                descriptor=None if by_pixels else self.inputs.descriptor,
+                provenance=self._recipe.provenance(),
+            )
+            save_repeats(self.work_dir / "repeats", found, sampler.pixels_of)
+        return found
+
+    def _scan_prompts(self) -> PromptResults:
+        from pytest_memscan.reports.pairs import save_keys, save_prompts
+
+        scanner, train = self._prompt_scanner, None
+        if self.config.has_train_data:
+            train = self.inputs.train_pixels
+        store = self._open_store()
+        try:
+            with self.progress("text-to-image: scanning") as report:
+                judged = scanner.scan(store, report)
+                result = PromptResults(
+                    screening=judged.screening, prompts=judged.prompts, keys=judged.keys
+                )
+            if train is not None:
+                self.inputs.require_unchanged()
+            save_prompts(
+                self.work_dir / "prompts", result.prompts.findings, judged.images_of, train
+            )
+            save_keys(self.work_dir / "keys", result.keys.findings, judged.mean_image_of, train)
         finally:
             store.close()
         return result
@@ -185,89 +254,37 @@ class Session:
         save_groups(self.work_dir / "groups", found, pixels)
         return found
 
-    def _sampler(self, store: ImageStore, report: ProgressCallback) -> Sampler:
-        from pytest_memscan.sampler import Sampler
+    @contextmanager
+    def _sampler(self, title: str) -> Iterator[Sampler]:
+        """Draws as many images as the budget allows."""
+        store = self._open_store()
+        try:
+            with self.progress(title) as report:
+                budget = self.config.budget or Budget(num_images=DEFAULT_IMAGES)
+                num_images = self._recipe.images_of(budget, store)
+                for threshold in self.config.thresholds:
+                    check_can_be_shown(threshold, num_images=num_images)
+                yield self._recipe.sampler(store, num_images=num_images, report=report)
+        finally:
+            store.close()
 
-        return Sampler(
-            load_pipeline=self.inputs.pipeline,
-            store=store,
-            num_images=self._planned_images(store),
-            seed=self.config.seed,
-            batch_size=self.config.batch_size,
-            steps=self.config.steps,
-            dtype=self.config.dtype,
-            progress=report,
-        )
+    def _open_store(self) -> ImageStore:
+        from pytest_memscan.store import ImageStore
 
-    def _planned_images(self, store: ImageStore) -> int:
-        """Images to generate; a time budget is turned into a number once and remembered."""
-        budget = self.config.budget
-        if budget.num_images is not None:
-            return budget.num_images
-        seconds = budget.seconds or 0.0
-        note = f"images in {seconds:g} s"
-        kept = store.note(note)
-        if kept is None:
-            from pytest_memscan.generation import images_per_second
-
-            rate = images_per_second(
-                self.inputs.pipeline(self.config.dtype),
-                batch_size=self.config.batch_size,
-                steps=self.config.steps,
-                plan_seed=self.config.seed,
-            )
-            kept = str(min(2**32, max(1, int(rate * seconds))))
-            store.set_note(note, kept)
-        for threshold in self.config.thresholds:
-            check_can_be_shown(threshold, num_images=int(kept))
-        return int(kept)
+        return ImageStore(self._recipe.store_dir, spec=self._recipe.spec)
 
     @cached_property
-    def _store_dir(self) -> Path:
-        from pytest_memscan.store import canonical_hash
+    def _prompt_scanner(self) -> PromptScanner:
+        from pytest_memscan.prompt_scanning import PromptScanner
 
-        return self.cache_dir / "generated" / canonical_hash(self._generation_spec)
+        base = Recipe(inputs=self.inputs, cache_dir=self.cache_dir)
+        return PromptScanner(inputs=self.inputs, base=base)
 
     @cached_property
-    def _generation_spec(self) -> dict[str, object]:
-        """All that an image depends on besides its plan row: another spec, another folder."""
-        import torch
-
-        pipeline = self.inputs.pipeline(self.config.dtype)
-        num_timesteps = pipeline.scheduler.config.num_train_timesteps
-        if self.config.steps > num_timesteps:
-            raise OptionError(
-                f"--memscan-steps {self.config.steps}: the checkpoint was trained with "
-                f"{num_timesteps} timesteps; ask for at most that many"
-            )
-        device = self.inputs.device
-        return {
-            "files": verify(self.inputs.checkpoint.folder).files,
-            "pipeline": type(pipeline).__name__,
-            "scheduler": type(pipeline.scheduler).__name__,
-            "steps": self.config.steps,
-            "eta": 0.0,
-            "seed": self.config.seed,
-            "batch size": self.config.batch_size,
-            "dtype": self.config.dtype,
-            "device": torch.cuda.get_device_name(self.inputs.device)
-            if device == "cuda"
-            else device,
-            "torch": version("torch"),
-            "diffusers": version("diffusers"),
-        }
-
-    def _provenance(self) -> dict[str, str]:
-        spec = {name: str(value) for name, value in self._generation_spec.items()}
-        del spec["files"]
-        return {
-            "checkpoint": self.inputs.checkpoint.label,
-            "checkpoint commit": self.inputs.checkpoint.commit or "local files",
-            **self.inputs.fingerprints,
-            "image size": str(self.inputs.shape),
-            **spec,
-            "pytest-memscan": version("pytest-memscan"),
-        }
+    def _recipe(self) -> Recipe:
+        if self.inputs.kind == "text-to-image":
+            return self._prompt_scanner.recipe
+        return Recipe(inputs=self.inputs, cache_dir=self.cache_dir)
 
 
 def _error(name: str, sentence: str) -> CheckOutcome:

@@ -6,6 +6,7 @@ that cannot be used is an `OptionError` that names the place, the value and the 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable
@@ -13,17 +14,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_memscan.data.prompts import PromptSource, parse_prompt_source
 from pytest_memscan.data.sources import DataSource, parse_source
 from pytest_memscan.errors import OptionError, shown_path
 from pytest_memscan.policy import DEFAULT_POLICY, Threshold, parse_threshold
 
-SCANS = ("carlini",)
+SCANS = ("carlini", "repeats", "prompt_detectors", "extended_side")
 REPORT_FORMATS = ("json", "html")
 DTYPES = ("float32", "bfloat16", "float16")
 ImageMode = Literal["none", "blurred", "clear"]
 IMAGE_MODES = ("none", "blurred", "clear")
 DEFAULT_IMAGES = 320  # enough to exclude a leak rate of 1 % (299), with some to spare
 MAX_HOURS = 1000
+MAX_GUIDANCE_SCALE = 100
+DEFAULT_BATCH_SIZE = {"unconditional": 32, "text-to-image": 10}
+DEFAULT_IMAGES_PER_PROMPT = 500  # Carlini et al. 2023, section 4.2
 PIXELS = "pixels"  # the measure that needs no descriptor: neighbour-normalised L2
 
 
@@ -68,6 +73,30 @@ def parse_train_source(given: Given) -> DataSource:
         return parse_source(str(given.value), given.base)
     except OptionError as error:
         raise OptionError(f"{given.where}: {error}") from None
+
+
+def parse_prompts(given: Given) -> PromptSource:
+    """Where prompts come from: a list, a folder with captions, a dataset, or the probe list."""
+    if not isinstance(given.value, str | os.PathLike) or not str(given.value):
+        raise OptionError(f"{given.where}: expected a path, got {given.value!r}")
+    try:
+        return parse_prompt_source(str(given.value), given.base)
+    except OptionError as error:
+        raise OptionError(f"{given.where}: {error}") from None
+
+
+def parse_guidance_scale(given: Given) -> float:
+    """A scale of classifier-free guidance."""
+    try:
+        value = float(given.value)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 1 < value <= MAX_GUIDANCE_SCALE:
+        raise OptionError(
+            f"{given.where}: {given.value!r} is not a guidance scale; write a number above 1 and "
+            f"up to {MAX_GUIDANCE_SCALE}"
+        )
+    return value
 
 
 def parse_integer(lowest: int, highest: int) -> Callable[[Given], int]:
@@ -155,16 +184,13 @@ def as_list(given: Given) -> list[str]:
 
 
 def parse_thresholds(given: Given) -> tuple[Threshold, ...]:
-    """The lines of the policy, at least one; lines about duplicates alone leave the default."""
+    """The lines of the policy, at least one."""
     if not as_list(given):
         raise OptionError(
-            f"{given.where}: at least one threshold is needed, such as {DEFAULT_POLICY[0]!r}"
+            f"{given.where}: at least one threshold is needed, such as "
+            f"{DEFAULT_POLICY['images'][0]!r}"
         )
-    lines = tuple(parse_threshold(text, source=given.source) for text in as_list(given))
-    if all(line.is_about_duplicates for line in lines):
-        # They say nothing about leakage, and a gate without a limit on it would pass anything.
-        lines += tuple(map(parse_threshold, DEFAULT_POLICY))
-    return lines
+    return tuple(parse_threshold(text, source=given.source) for text in as_list(given))
 
 
 def parse_scans(given: Given) -> tuple[str, ...]:

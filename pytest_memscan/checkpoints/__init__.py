@@ -7,9 +7,17 @@
     verify.py    static vetting of the files that will be loaded; no torch, no diffusers
     load.py      folder -> diffusers pipeline on a device; the only module that loads
 
-    layout.py    which files diffusers would load, and what we support
-    configs.py   what a configuration may say
-    files.py     opening files that may be hostile
-    header.py    the header of a safetensors file
-    weights.py   the tensors of all weight files
+    families.py       which pipelines are supported, of what parts: the support table
+    components.py     what model_index.json names
+    layout.py         which files diffusers would load
+    configs.py        what a configuration may say: of all, and of unconditional checkpoints
+    model_configs.py  what one may say: of text-to-image checkpoints
+    tokenizers.py     the files of tokenizers
+    files.py          opening files that may be hostile
+    header.py         the header of a safetensors file
+    weights.py        the tensors of all weight files
+
+    fitting.py    weights compared with what the configuration describes; used by load.py
+    staging.py    a folder with the vetted files and nothing else to load from
+    libraries.py  diffusers and transformers, without remote code, and quiet
 """

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from pytest_memscan.checkpoints.families import GENERATOR_IGNORING_SCHEDULERS
 from pytest_memscan.checkpoints.files import shown
-from pytest_memscan.checkpoints.layout import (
-    GENERATOR_IGNORING_SCHEDULERS,
-    SUPPORTED_COMPONENTS,
-)
 from pytest_memscan.errors import CheckpointError
 
 _MAX_INTEGER = 2**24
-_MAX_CHANNELS = 16_384
-_MAX_BLOCKS = 16
-_MAX_LAYERS = 64  # per block
+MAX_CHANNELS = 16_384
+MAX_BLOCKS = 16
+MAX_LAYERS = 64  # per block
 _MAX_SIDE = 8_192  # pixels
-_MAX_TIMESTEPS = 100_000
+MAX_TIMESTEPS = 100_000
 
 _CODE_KEYS = {"auto_map", "trust_remote_code", "custom_pipeline", "custom_pipelines"}
 
 # (key, largest value) of UNet2DModel; each must be a positive integer where it is present.
 _UNET_COUNTS = {
-    "in_channels": _MAX_CHANNELS,
-    "out_channels": _MAX_CHANNELS,
-    "layers_per_block": _MAX_LAYERS,
-    "norm_num_groups": _MAX_CHANNELS,
-    "attn_norm_num_groups": _MAX_CHANNELS,
-    "attention_head_dim": _MAX_CHANNELS,
-    "time_embedding_dim": 4 * _MAX_CHANNELS,
-    "num_train_timesteps": _MAX_TIMESTEPS,
+    "in_channels": MAX_CHANNELS,
+    "out_channels": MAX_CHANNELS,
+    "layers_per_block": MAX_LAYERS,
+    "norm_num_groups": MAX_CHANNELS,
+    "attn_norm_num_groups": MAX_CHANNELS,
+    "attention_head_dim": MAX_CHANNELS,
+    "time_embedding_dim": 4 * MAX_CHANNELS,
+    "num_train_timesteps": MAX_TIMESTEPS,
 }
 # What DDIMScheduler gives the same meaning as DDPMScheduler; first: the default of both.
 _SAMPLING_CHOICES = {
@@ -39,26 +37,33 @@ _SAMPLING_CHOICES = {
 }
 
 
-def refuse_code(config: dict[str, Any], name: str) -> None:
+def refuse_code(config: Mapping[str, Any], name: str) -> None:
     """Refuse keys with which a repository asks to run its own code, at any depth.
 
     Raises:
         CheckpointError: Such a key is present; removing it silently would hide an attack.
     """
-    stack: list[Any] = [config]
+    stack: list[Any] = [dict(config)]
     while stack:
         value = stack.pop()
         if isinstance(value, list):
             stack.extend(value)
         elif isinstance(value, dict):
             for key, child in value.items():
-                asks = key in _CODE_KEYS or key.startswith("_attn_implementation")
-                if asks or key.endswith("_internal"):
+                if _asks_for_code(key, child):
                     raise CheckpointError(
                         f"{name} holds the key {shown(key)}, with which a repository asks to run "
                         "its own code; such a checkpoint is refused"
                     )
                 stack.append(child)
+
+
+def _asks_for_code(key: str, value: object) -> bool:
+    if key == "_attn_implementation_autoset":  # some versions of transformers write it
+        return not isinstance(value, bool)
+    # A kernel may be the name of a repository, whose code would be fetched.
+    names_kernel = key.lstrip("_").startswith(("attn_implementation", "experts_implementation"))
+    return names_kernel or key in _CODE_KEYS or key.endswith("_internal")
 
 
 def check_unet_config(config: dict[str, Any], name: str) -> None:
@@ -69,31 +74,57 @@ def check_unet_config(config: dict[str, Any], name: str) -> None:
             unconditional scan cannot use (class-conditional, learned variance, no image size).
     """
     refuse_code(config, name)
-    _check_class(config, "unet", name)
-    _check_integers(config, name)
+    check_saved_class(config, ("UNet2DModel",), name)
+    check_integers(config, name)
     for key, maximum in _UNET_COUNTS.items():
         if config.get(key) is not None:
-            _check_count(config[key], maximum, key, name)
+            check_count(config[key], maximum, key, name)
     _check_blocks(config, name)
-    _check_sample_size(config.get("sample_size"), name)
+    check_sample_size(config.get("sample_size"), name)
     _check_is_unconditional(config, name)
 
 
-def _check_class(config: dict[str, Any], component: str, name: str) -> None:
-    class_name, accepted = config.get("_class_name"), SUPPORTED_COMPONENTS[component]
+def check_class(class_name: object, accepted: tuple[str, ...], where: str, what: str) -> None:
+    """Check that a class is one of those accepted.
+
+    Args:
+        class_name: As read.
+        accepted: Names of classes.
+        where: File, for the message.
+        what: What the class is, for the message.
+
+    Raises:
+        CheckpointError: It is not.
+    """
     if class_name in GENERATOR_IGNORING_SCHEDULERS:
         raise CheckpointError(
-            f"{name}: {class_name} ignores the random generators it is given, so a scan with it "
-            f"could not be repeated; save the checkpoint with {' or '.join(accepted)}"
+            f"{where}: {class_name} ignores the random generators it is given, so a scan with it "
+            f"could not be repeated; save the checkpoint with {' or '.join(accepted[:3])}"
         )
-    if class_name is not None and class_name not in accepted:
+    if class_name not in accepted:
         raise CheckpointError(
-            f"{name}: _class_name {shown(class_name)} is not supported; "
+            f"{where}: {what} {shown(class_name)} is not supported; "
             f"supported: {', '.join(accepted)}"
         )
 
 
-def _check_integers(config: dict[str, Any], name: str) -> None:
+def check_saved_class(config: Mapping[str, Any], accepted: tuple[str, ...], name: str) -> None:
+    """Check the class that a configuration was saved from, where it names one.
+
+    Raises:
+        CheckpointError: It is none of those accepted.
+    """
+    class_name = config.get("_class_name")
+    if class_name is not None:
+        check_class(class_name, accepted, name, "_class_name")
+
+
+def check_integers(config: Mapping[str, Any], name: str) -> None:
+    """Check that no number, at any depth, is absurdly large.
+
+    Raises:
+        CheckpointError: One is.
+    """
     stack: list[tuple[str, Any]] = list(config.items())
     while stack:
         key, value = stack.pop()
@@ -105,7 +136,12 @@ def _check_integers(config: dict[str, Any], name: str) -> None:
             raise CheckpointError(f"{name}: {shown(key)} is {value:g}, which makes no sense")
 
 
-def _check_count(value: object, maximum: int, key: str, name: str) -> None:
+def check_count(value: object, maximum: int, key: str, name: str) -> None:
+    """Check that a number of a configuration is an integer from 1 to `maximum`.
+
+    Raises:
+        CheckpointError: It is not.
+    """
     # type(), not isinstance(): True is an int.
     if type(value) is not int or not 1 <= value <= maximum:
         raise CheckpointError(
@@ -115,12 +151,12 @@ def _check_count(value: object, maximum: int, key: str, name: str) -> None:
 
 def _check_blocks(config: dict[str, Any], name: str) -> None:
     channels = config.get("block_out_channels")
-    if not isinstance(channels, list) or not 1 <= len(channels) <= _MAX_BLOCKS:
+    if not isinstance(channels, list) or not 1 <= len(channels) <= MAX_BLOCKS:
         raise CheckpointError(
-            f"{name}: block_out_channels is {shown(channels)}; expected 1 to {_MAX_BLOCKS} integers"
+            f"{name}: block_out_channels is {shown(channels)}; expected 1 to {MAX_BLOCKS} integers"
         )
     for value in channels:
-        _check_count(value, _MAX_CHANNELS, "block_out_channels", name)
+        check_count(value, MAX_CHANNELS, "block_out_channels", name)
     for key in ("down_block_types", "up_block_types"):
         types = config.get(key)
         is_complete = isinstance(types, list) and len(types) == len(channels)
@@ -131,12 +167,17 @@ def _check_blocks(config: dict[str, Any], name: str) -> None:
             )
 
 
-def _check_sample_size(sample_size: object, name: str) -> None:
+def check_sample_size(sample_size: object, name: str) -> None:
+    """Check that a configuration says how large the pictures or latents are.
+
+    Raises:
+        CheckpointError: It does not, or with a size that makes no sense.
+    """
     sides = sample_size if isinstance(sample_size, list) else [sample_size]
     if len(sides) not in (1, 2):
         raise CheckpointError(f"{name}: sample_size is {shown(sample_size)}; expected one or two")
     for side in sides:  # None, too: without it nobody knows how large an image to generate
-        _check_count(side, _MAX_SIDE, "sample_size", name)
+        check_count(side, _MAX_SIDE, "sample_size", name)
 
 
 def _check_is_unconditional(config: dict[str, Any], name: str) -> None:
@@ -162,13 +203,13 @@ def check_scheduler_config(config: dict[str, Any], name: str) -> None:
             ``DDIMScheduler`` does not know.
     """
     refuse_code(config, name)
-    _check_class(config, "scheduler", name)
-    _check_integers(config, name)
+    check_saved_class(config, ("DDPMScheduler", "DDIMScheduler"), name)
+    check_integers(config, name)
     num_timesteps = config.get("num_train_timesteps", 1000)
-    _check_count(num_timesteps, _MAX_TIMESTEPS, "num_train_timesteps", name)
+    check_count(num_timesteps, MAX_TIMESTEPS, "num_train_timesteps", name)
     trained_betas = config.get("trained_betas")
     if trained_betas is not None:
-        _check_trained_betas(trained_betas, num_timesteps, name)
+        check_trained_betas(trained_betas, num_timesteps, name)
     for key, accepted in _SAMPLING_CHOICES.items():
         if key == "beta_schedule" and trained_betas is not None:
             continue  # the betas are listed one by one; both schedulers ignore the name
@@ -180,7 +221,12 @@ def check_scheduler_config(config: dict[str, Any], name: str) -> None:
             )
 
 
-def _check_trained_betas(betas: object, num_timesteps: int, name: str) -> None:
+def check_trained_betas(betas: object, num_timesteps: int, name: str) -> None:
+    """Check that a noise schedule given by its betas is complete.
+
+    Raises:
+        CheckpointError: It is not.
+    """
     values = betas if isinstance(betas, list) else []
     if len(values) != num_timesteps or not all(
         type(beta) in (int, float) and 0 <= beta <= 1 for beta in values

@@ -89,22 +89,32 @@ def read_bytes(folder: Path, name: str, *, max_bytes: int) -> bytes:
     return data
 
 
-def read_json(folder: Path, name: str, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+def read_json(
+    folder: Path,
+    name: str,
+    *,
+    max_bytes: int = MAX_JSON_BYTES,
+    unbounded: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
     """The JSON object in a file of the checkpoint.
 
     Raises:
         CheckpointError: As `read_bytes` and `parse_json`.
     """
-    return parse_json(read_bytes(folder, name, max_bytes=max_bytes), name)
+    data = read_bytes(folder, name, max_bytes=max_bytes)
+    return parse_json(data, name, unbounded=unbounded)
 
 
-def parse_json(data: bytes, name: str, *, keys_are: str = "key") -> dict[str, Any]:
+def parse_json(
+    data: bytes, name: str, *, keys_are: str = "key", unbounded: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """A JSON object: UTF-8, finite numbers, no key twice, at most `MAX_JSON_DEPTH` levels.
 
     Args:
         data: The text.
         name: File to name in messages.
         keys_are: What a key is, for the message about duplicates ("tensor name").
+        unbounded: Keys of the object that may be ``-Infinity``, as Python writes it.
 
     Raises:
         CheckpointError: The text breaks one of these rules.
@@ -119,6 +129,8 @@ def parse_json(data: bytes, name: str, *, keys_are: str = "key") -> dict[str, An
         return found
 
     def refuse_constant(constant: str) -> float:
+        if unbounded and constant == "-Infinity":
+            return -math.inf
         raise CheckpointError(f"{name} holds {constant}, which is not a JSON number")
 
     try:
@@ -136,7 +148,10 @@ def parse_json(data: bytes, name: str, *, keys_are: str = "key") -> dict[str, An
         raise CheckpointError(f"{name} is not JSON: {reason}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{name} is not a JSON object but {type(value).__name__}")
-    _refuse_deep_or_infinite(value, name)
+    bounded = {
+        key: child for key, child in value.items() if key not in unbounded or child != -math.inf
+    }
+    _refuse_deep_or_infinite(bounded, name)
     return value
 
 

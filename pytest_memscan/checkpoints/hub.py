@@ -2,7 +2,7 @@
 
 The revision becomes a commit hash first; everything after that asks for the commit, so a branch
 that moves in between changes nothing. Only the files that diffusers will load are fetched, after
-the list of names and ``model_index.json`` were judged: pickles and code never reach the disk.
+``model_index.json`` and the list of names were judged: pickles and code never reach the disk.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_memscan.checkpoints import layout
+from pytest_memscan.checkpoints.components import Parts, read_parts
+from pytest_memscan.checkpoints.families import MODEL_INDEX
 from pytest_memscan.checkpoints.files import open_regular, read_json
+from pytest_memscan.checkpoints.weights import MAX_INDEX_BYTES
 from pytest_memscan.errors import CheckpointError, MemscanError
 from pytest_memscan.hub.errors import MODEL, explain, not_cached
 from pytest_memscan.hub.snapshot import (
@@ -51,7 +54,7 @@ def _from_cache(repo: str, revision: str) -> tuple[Path, str]:
 
     try:
         snapshot = snapshot_download(
-            repo, revision=revision, local_files_only=True, allow_patterns=[layout.MODEL_INDEX]
+            repo, revision=revision, local_files_only=True, allow_patterns=[MODEL_INDEX]
         )
     except LocalEntryNotFoundError:
         raise not_cached(MODEL, repo, revision, "it is not in the local cache") from None
@@ -59,11 +62,11 @@ def _from_cache(repo: str, revision: str) -> tuple[Path, str]:
         raise explain(error, MODEL, repo, revision) from None
     folder = Path(snapshot)
     names = layout.list_names(folder)
-    if layout.MODEL_INDEX not in names:
-        raise not_cached(MODEL, repo, revision, f"the cache lacks {layout.MODEL_INDEX}")
-    layout.check_pipeline(read_json(folder, layout.MODEL_INDEX))
+    if MODEL_INDEX not in names:
+        raise not_cached(MODEL, repo, revision, f"the cache lacks {MODEL_INDEX}")
+    parts = read_parts(folder)
     try:
-        wanted = _wanted_names(folder, names)
+        wanted = _wanted_names(folder, names, parts)
     except CheckpointError as error:
         raise not_cached(MODEL, repo, revision, f"the cached copy is partial: {error}") from None
     for name in wanted:
@@ -72,18 +75,20 @@ def _from_cache(repo: str, revision: str) -> tuple[Path, str]:
     return folder, commit_hash(folder.name, MODEL, repo)
 
 
-def _wanted_names(folder: Path, names: tuple[str, ...]) -> list[str]:
+def _wanted_names(folder: Path, names: tuple[str, ...], parts: Parts) -> list[str]:
     """The files to load, all of which exist in the folder."""
-    files = layout.files_to_load(names)
-    wanted = [layout.MODEL_INDEX, files.scheduler_config, files.unet_config, files.weights]
-    if not files.is_sharded:
-        return wanted
-    index = read_json(folder, files.weights, max_bytes=8 << 20)
-    shards = sorted(set(layout.shard_names(index, files).values()))
-    for shard in shards:
-        if shard not in names:
-            raise CheckpointError(f"{shard} is missing")
-    return [*wanted, *shards]
+    files = layout.files_to_load(names, parts)
+    wanted = files.names()
+    for part in files.of_part.values():
+        if part.weights is None or not part.is_sharded:
+            continue
+        index = read_json(folder, part.weights, max_bytes=MAX_INDEX_BYTES)
+        shards = sorted(set(layout.shard_names(index, part).values()))
+        for shard in shards:
+            if shard not in names:
+                raise CheckpointError(f"{shard} is missing")
+        wanted += shards
+    return wanted
 
 
 def _download(repo: str, revision: str | None) -> tuple[Path, str]:
@@ -96,16 +101,14 @@ def _download(repo: str, revision: str | None) -> tuple[Path, str]:
         raise explain(error, MODEL, repo, asked) from None
     commit = commit_hash(info.sha, MODEL, repo, asked=revision)
     names = safe_names(info.siblings or [], MODEL, repo)
-    if layout.MODEL_INDEX not in names:
+    if MODEL_INDEX not in names:
         raise CheckpointError(
-            f"{repo}@{commit[:7]} has no {layout.MODEL_INDEX}: "
-            f"{layout.describe_without_index(names)}"
+            f"{repo}@{commit[:7]} has no {MODEL_INDEX}: {layout.describe_without_index(names)}"
         )
-    files = layout.files_to_load(names)
     try:
         # This small file first: an unsupported pipeline is refused before gigabytes are fetched.
-        index = hf_hub_download(repo, layout.MODEL_INDEX, revision=commit)
-        layout.check_pipeline(read_json(Path(index).parent, layout.MODEL_INDEX))
+        index = hf_hub_download(repo, MODEL_INDEX, revision=commit)
+        files = layout.files_to_load(names, read_parts(Path(index).parent))
         wanted = [name for name in names if layout.may_be_loaded(name, files)]
         snapshot_download(repo, revision=commit, allow_patterns=wanted)
     except MemscanError:

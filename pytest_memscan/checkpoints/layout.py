@@ -1,7 +1,8 @@
-"""Which files diffusers would load from a checkpoint, and which checkpoints we support.
+"""Which files diffusers would load from a checkpoint.
 
-Works on names only, so that a Hub repository is judged before a byte is fetched. Two layouts
-exist: ``unet/`` and ``scheduler/`` folders, and the older flat one with all files at the top.
+Works on names and model_index.json only, so that a Hub repository is judged before anything
+large is fetched. Components lie in folders of their own (``unet/``, ``scheduler/``); unconditional
+checkpoints may have the older flat layout with all files at the top.
 """
 
 from __future__ import annotations
@@ -13,102 +14,67 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_memscan.checkpoints.components import Parts
+from pytest_memscan.checkpoints.families import (
+    COMPONENT_NAMES,
+    MODEL_INDEX,
+    WHAT_IS_SUPPORTED,
+    Library,
+    describe,
+)
 from pytest_memscan.checkpoints.files import shown
 from pytest_memscan.errors import CheckpointError
 
-MODEL_INDEX = "model_index.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-WEIGHTS_INDEX = f"{WEIGHTS}.index.json"
-SHARD_NAME = re.compile(r"diffusion_pytorch_model-[0-9]{5}-of-[0-9]{5}\.safetensors")
-CONFIG_NAMES = {"unet": "config.json", "scheduler": "scheduler_config.json"}
-
-SUPPORTED_PIPELINES = ("DDPMPipeline", "DDIMPipeline")  # unconditional, in pixel space
-SUPPORTED_COMPONENTS = {
-    "unet": ("UNet2DModel",),
-    "scheduler": ("DDPMScheduler", "DDIMScheduler"),
-}
-WHAT_IS_SUPPORTED = (
-    "supported is a diffusers pipeline folder with model_index.json, unet/ and scheduler/, "
-    f"of class {' or '.join(SUPPORTED_PIPELINES)}"
-)
-# They draw noise from the global generator, so that seeds would not decide what is generated.
-GENERATOR_IGNORING_SCHEDULERS = ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler")
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+CODE_SUFFIXES = (".py", ".pyc", ".pyd", ".so")
+WEIGHTS_STEMS: dict[Library, str] = {
+    "diffusers": "diffusion_pytorch_model",
+    "transformers": "model",
+}
+# What tokenizers are read from; the first alternative that is complete is enough.
+VOCABULARY_FILES = {
+    "CLIPTokenizer": (("tokenizer.json",), ("vocab.json", "merges.txt")),
+    "T5Tokenizer": (("tokenizer.json",), ("spiece.model",)),
+}
+TOKENIZER_FILES = (
+    "tokenizer.json", "vocab.json", "merges.txt", "spiece.model",
+    "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 
-_TEXT_TO_IMAGE = re.compile(
-    r"StableDiffusion|Flux|PixArt|Sana|Kandinsky|IFPipeline|IFImg2Img|HunyuanDiT|Lumina|AuraFlow|"
-    r"Kolors|Kwai|QwenImage|Wuerstchen|StableCascade|LatentConsistency|UniDiffuser|Chroma|CogView|"
-    r"LDMTextToImage|VQDiffusion|Amused|Text2Image|TextToImage|ZImage"
-)
+
+@dataclass(frozen=True, kw_only=True)
+class PartFiles:
+    """The files of one component that will be loaded, relative to the checkpoint."""
+
+    part: str  # "unet", "text_encoder_2", ...
+    library: Library
+    class_name: str
+    prefix: str  # "unet/", or "" in the flat layout
+    config: str
+    weights: str | None = None  # the safetensors file; if sharded, the JSON index of the shards
+    is_sharded: bool = False
+    vocabulary: tuple[str, ...] = ()  # of a tokenizer
+
+    @property
+    def shard_name(self) -> re.Pattern[str]:
+        """What a shard is called, without the folder."""
+        stem = WEIGHTS_STEMS[self.library]
+        return re.compile(rf"{stem}-[0-9]{{5}}-of-[0-9]{{5}}\.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """The files of a checkpoint that will be loaded, relative to its folder."""
+    """The files of a checkpoint that will be loaded."""
 
-    scheduler_config: str
-    unet_config: str
-    unet_prefix: str  # "unet/", or "" in the flat layout
-    weights: str  # the safetensors file; if sharded, the JSON index that names the shards
-    is_sharded: bool
+    parts: Parts
+    of_part: dict[str, PartFiles]
 
-
-def check_pipeline(index: dict[str, Any]) -> str:
-    """The pipeline class of a model_index.json, if it and its components are supported.
-
-    Raises:
-        CheckpointError: Another class, or components that are not plain diffusers classes.
-    """
-    name = index.get("_class_name")
-    if not isinstance(name, str):
-        raise CheckpointError(
-            f"{MODEL_INDEX} asks to run its own code or is damaged: _class_name is "
-            f"{shown(name)}, not the name of a diffusers class"
-        )
-    if name not in SUPPORTED_PIPELINES:
-        raise CheckpointError(_why_unsupported(name, index))
-    components = {key: value for key, value in index.items() if not key.startswith("_")}
-    for component, origin in components.items():
-        _check_component(component, origin)
-    for component in SUPPORTED_COMPONENTS:
-        if component not in components:
-            raise CheckpointError(f"{MODEL_INDEX} names no {component}; {WHAT_IS_SUPPORTED}")
-    return name
-
-
-def _why_unsupported(name: str, index: dict[str, Any]) -> str:
-    reads_text = any(key.startswith(("text_encoder", "tokenizer")) for key in index)
-    if reads_text or _TEXT_TO_IMAGE.search(name):
-        return (
-            f"{MODEL_INDEX}: {shown(name)} is a text-to-image checkpoint; the scan available "
-            f"today (carlini, for unconditional {' and '.join(SUPPORTED_PIPELINES)}) cannot scan "
-            "it, and text-to-image scans are still to come"
-        )
-    return f"{MODEL_INDEX}: pipeline class {shown(name)} is not supported; {WHAT_IS_SUPPORTED}"
-
-
-def _check_component(component: str, origin: object) -> None:
-    if component not in SUPPORTED_COMPONENTS:
-        raise CheckpointError(
-            f"{MODEL_INDEX}: component {shown(component)} does not belong to an unconditional "
-            f"pipeline; {WHAT_IS_SUPPORTED}"
-        )
-    if not (isinstance(origin, list) and len(origin) == 2 and origin[0] == "diffusers"):
-        raise CheckpointError(
-            f"{MODEL_INDEX}: {component} is {shown(origin)}, not a diffusers class; "
-            "a checkpoint that brings its own code is refused"
-        )
-    class_name, accepted = origin[1], SUPPORTED_COMPONENTS[component]
-    if class_name in GENERATOR_IGNORING_SCHEDULERS:
-        raise CheckpointError(
-            f"{MODEL_INDEX}: {class_name} ignores the random generators it is given, so a scan "
-            f"with it could not be repeated; save the checkpoint with {' or '.join(accepted)}"
-        )
-    if class_name not in accepted:
-        raise CheckpointError(
-            f"{MODEL_INDEX}: {component} class {shown(class_name)} is not supported; "
-            f"supported: {', '.join(accepted)}"
-        )
+    def names(self) -> list[str]:
+        """All of them but shards, relative to the checkpoint, model_index.json first."""
+        names = [MODEL_INDEX]
+        for files in self.of_part.values():
+            names += [files.config, *files.vocabulary, *filter(None, [files.weights])]
+        return names
 
 
 def list_names(folder: Path) -> tuple[str, ...]:
@@ -120,7 +86,7 @@ def list_names(folder: Path) -> tuple[str, ...]:
         CheckpointError: The folder cannot be listed.
     """
     names: list[str] = []
-    for prefix in ("", *(f"{component}/" for component in SUPPORTED_COMPONENTS)):
+    for prefix in ("", *(f"{component}/" for component in COMPONENT_NAMES)):
         try:
             with os.scandir(folder / prefix) as entries:
                 names += [prefix, *(prefix + e.name for e in entries if not _is_folder(e))]
@@ -139,69 +105,119 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def files_to_load(names: Collection[str]) -> Files:
+def files_to_load(names: Collection[str], parts: Parts) -> Files:
     """What diffusers would load, given the names in the folder or the repository.
 
+    Args:
+        names: As from `list_names`.
+        parts: What model_index.json names.
+
     Raises:
-        CheckpointError: A configuration or the weights are missing, exist only as pickles or
-            variants, are ambiguous, or lie beside Python code.
+        CheckpointError: A configuration, weights or a vocabulary are missing, weights exist only
+            as pickles or variants, are ambiguous, or lie beside Python code or an adapter.
     """
+    may_be_flat = parts.family.kind == "unconditional"
     prefixes = {
-        component: f"{component}/" if any(n.startswith(f"{component}/") for n in names) else ""
-        for component in SUPPORTED_COMPONENTS
+        part: "" if may_be_flat and not any(n.startswith(f"{part}/") for n in names) else f"{part}/"
+        for part in parts.classes
     }
-    configs = {component: prefixes[component] + CONFIG_NAMES[component] for component in prefixes}
-    unet = prefixes["unet"]
-    _refuse_python_files(names, tuple(prefixes.values()))
-    has_weights, has_index = unet + WEIGHTS in names, unet + WEIGHTS_INDEX in names
-    if has_weights and has_index:
-        raise CheckpointError(
-            f"{unet}{WEIGHTS} and {unet}{WEIGHTS_INDEX} both exist, so which weights are loaded "
-            "would be a guess; delete one"
-        )
-    if not (has_weights or has_index):
-        raise CheckpointError(_why_no_weights(names, unet))
-    for name in configs.values():
-        if name not in names:
-            raise CheckpointError(f"{name} is missing from the checkpoint; {WHAT_IS_SUPPORTED}")
+    _refuse_code_and_adapters(names, tuple(prefixes.values()))
+    remedy = describe(parts.family)
     return Files(
-        scheduler_config=configs["scheduler"],
-        unet_config=configs["unet"],
-        unet_prefix=unet,
-        weights=unet + (WEIGHTS_INDEX if has_index else WEIGHTS),
-        is_sharded=has_index,
+        parts=parts,
+        of_part={
+            part: _files_of(part, parts, prefix, names, remedy) for part, prefix in prefixes.items()
+        },
     )
 
 
-def _refuse_python_files(names: Collection[str], prefixes: tuple[str, ...]) -> None:
+def _files_of(
+    part: str, parts: Parts, prefix: str, names: Collection[str], remedy: str
+) -> PartFiles:
+    library = parts.family.components[part].library
+    config, weights = "config.json", None
+    vocabulary: tuple[str, ...] = ()
+    if part == "scheduler":
+        config = "scheduler_config.json"
+    elif part.startswith("tokenizer"):
+        config = "tokenizer_config.json"
+        vocabulary = _vocabulary(parts.classes[part], prefix, names)
+    else:
+        weights = _weights(prefix, WEIGHTS_STEMS[library], names, remedy)
+    if prefix + config not in names:
+        raise CheckpointError(f"{prefix}{config} is missing from the checkpoint; {remedy}")
+    return PartFiles(
+        part=part,
+        library=library,
+        class_name=parts.classes[part],
+        prefix=prefix,
+        config=prefix + config,
+        weights=weights,
+        is_sharded=weights is not None and weights.endswith(".index.json"),
+        vocabulary=vocabulary,
+    )
+
+
+def _weights(prefix: str, stem: str, names: Collection[str], remedy: str) -> str:
+    weights = f"{prefix}{stem}.safetensors"
+    index = f"{weights}.index.json"
+    if weights in names and index in names:
+        raise CheckpointError(
+            f"{weights} and {index} both exist, so which weights are loaded "
+            "would be a guess; delete one"
+        )
+    if weights not in names and index not in names:
+        raise CheckpointError(_why_no_weights(names, prefix, weights, remedy))
+    return index if index in names else weights
+
+
+def _vocabulary(class_name: str, prefix: str, names: Collection[str]) -> tuple[str, ...]:
+    alternatives = VOCABULARY_FILES[class_name.removesuffix("Fast")]
+    if not any(all(prefix + n in names for n in each) for each in alternatives):
+        expected = " or ".join(" with ".join(each) for each in alternatives)
+        raise CheckpointError(
+            f"{prefix} holds no vocabulary; expected {expected}, as written by "
+            "pipeline.save_pretrained(folder)"
+        )
+    return tuple(prefix + name for name in TOKENIZER_FILES if prefix + name in names)
+
+
+def _refuse_code_and_adapters(names: Collection[str], prefixes: tuple[str, ...]) -> None:
     for name in sorted(names):
         parent = name[: name.rfind("/") + 1]
-        if parent in prefixes and name.endswith((".py", ".pyc", ".pyd", ".so")):
+        if parent not in prefixes:
+            continue
+        if name.endswith(CODE_SUFFIXES):
             raise CheckpointError(
                 f"{shown(name)} is code in a component folder; a checkpoint that brings its own "
                 "code is refused (move the file elsewhere if it is only a training script)"
             )
+        if parent and name == f"{parent}adapter_config.json":
+            raise CheckpointError(
+                f"{name} belongs to an adapter (LoRA), which names other weights to load; merge "
+                "it into the weights and save the pipeline again"
+            )
 
 
-def _why_no_weights(names: Collection[str], prefix: str) -> str:
+def _why_no_weights(names: Collection[str], prefix: str, weights: str, remedy: str) -> str:
     beside = sorted(n for n in names if n[: n.rfind("/") + 1] == prefix)
     variants = [n for n in beside if n.endswith(".safetensors")]
     if variants:
         return (
-            f"{prefix}{WEIGHTS} is missing; found {shown(variants[0])}, a variant that is not "
+            f"{weights} is missing; found {shown(variants[0])}, a variant that is not "
             "loaded by default: save the checkpoint again without variant="
         )
     pickles = [n for n in beside if n.endswith(PICKLE_SUFFIXES)]
     if pickles:
         return (
             f"{shown(pickles[0])} is a pickle, which can run code when loaded, and there is no "
-            f"{prefix}{WEIGHTS} beside it; convert it to safetensors "
+            f"{weights} beside it; convert it to safetensors "
             "(pipeline.save_pretrained(folder) in a sandbox), pickles are never loaded"
         )
-    return f"{prefix}{WEIGHTS} is missing from the checkpoint; {WHAT_IS_SUPPORTED}"
+    return f"{weights} is missing from the checkpoint; {remedy}"
 
 
-def shard_names(index: dict[str, Any], files: Files) -> dict[str, str]:
+def shard_names(index: dict[str, Any], files: PartFiles) -> dict[str, str]:
     """Tensor name -> shard file (relative to the checkpoint) of a weights index.
 
     Raises:
@@ -214,21 +230,22 @@ def shard_names(index: dict[str, Any], files: Files) -> dict[str, str]:
     if not isinstance(index.get("metadata"), dict):
         raise CheckpointError(f"{where}: metadata is missing; save the checkpoint again")
     for shard in weight_map.values():
-        if not isinstance(shard, str) or not SHARD_NAME.fullmatch(shard):
+        if not isinstance(shard, str) or not files.shard_name.fullmatch(shard):
             raise CheckpointError(
                 f"{where}: shard {shown(shard)} is not a plain file name such as "
-                "diffusion_pytorch_model-00001-of-00002.safetensors in the same folder"
+                f"{WEIGHTS_STEMS[files.library]}-00001-of-00002.safetensors in the same folder"
             )
-    return {tensor: files.unet_prefix + shard for tensor, shard in weight_map.items()}
+    return {tensor: files.prefix + shard for tensor, shard in weight_map.items()}
 
 
 def may_be_loaded(name: str, files: Files) -> bool:
     """Whether a file of the repository is one that diffusers would read; all others stay there."""
-    if name in (MODEL_INDEX, files.scheduler_config, files.unet_config, files.weights):
-        return True
-    is_in_unet = name.startswith(files.unet_prefix)
-    is_shard = SHARD_NAME.fullmatch(name.removeprefix(files.unet_prefix)) is not None
-    return files.is_sharded and is_in_unet and is_shard
+    return name in files.names() or any(
+        part.is_sharded
+        and name.startswith(part.prefix)
+        and part.shard_name.fullmatch(name.removeprefix(part.prefix)) is not None
+        for part in files.of_part.values()
+    )
 
 
 def describe_file(name: str) -> str:

@@ -1,25 +1,27 @@
-"""A vetted checkpoint, loaded: the only module of this room that imports torch and diffusers.
+"""A vetted checkpoint, loaded as a diffusers pipeline on a device.
 
-Imported lazily; configuration and collection never come here.
+Imports torch and diffusers; configuration and collection never come here.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
 
-from pytest_memscan.checkpoints import configs, layout
-from pytest_memscan.checkpoints.files import read_json, shown
+from pytest_memscan.checkpoints.families import Kind
+from pytest_memscan.checkpoints.files import shown
+from pytest_memscan.checkpoints.fitting import require_finite, require_fit, require_loaded
+from pytest_memscan.checkpoints.libraries import library, one_line, quiet
 from pytest_memscan.checkpoints.resolve import ResolvedCheckpoint
-from pytest_memscan.checkpoints.weights import StoredTensor, read_tensors
+from pytest_memscan.checkpoints.staging import vetted_folder
+from pytest_memscan.checkpoints.tokenizers import require_readable
+from pytest_memscan.checkpoints.verify import Vetted, vet
+from pytest_memscan.checkpoints.weights import StoredTensor
 from pytest_memscan.errors import CheckpointError, OptionError
 
 if TYPE_CHECKING:
-    from types import ModuleType
     from typing import Any, TypeAlias
 
     # Type checkers only see diffusers' placeholders for a missing torch, without attributes.
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     DiffusionPipeline: TypeAlias = Any
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# Attention layers were renamed in diffusers 0.15; it still reads the old names of unsharded files.
-_OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def load_unconditional(checkpoint: ResolvedCheckpoint, *, device: str, dtype: str) -> DDIMPipeline:
@@ -51,19 +51,46 @@ def load_unconditional(checkpoint: ResolvedCheckpoint, *, device: str, dtype: st
     """
     target = resolve_device(device)
     weight_dtype = _resolve_dtype(dtype)
-    folder = checkpoint.folder
-    files = layout.files_to_load(layout.list_names(folder))
-    layout.check_pipeline(read_json(folder, layout.MODEL_INDEX))
-    configs.check_scheduler_config(
-        read_json(folder, files.scheduler_config), files.scheduler_config
-    )
-    unet_config = read_json(folder, files.unet_config)
-    configs.check_unet_config(unet_config, files.unet_config)
+    vetted = _vet(checkpoint, "unconditional")
+    _require_sound_weights(checkpoint.folder, vetted, weight_dtype, dtype)
+    pipeline = _load(checkpoint.folder, weight_dtype, low_cpu_mem_usage=False)
+    return _as_ddim(pipeline, vetted.files.of_part["scheduler"].config, target)
 
-    tensors = read_tensors(folder, files)
-    _compare_tensors(tensors, _expected_shapes(unet_config, files.unet_config), files)
-    _require_finite(folder, tensors, weight_dtype, dtype)
-    return _as_ddim(_load(folder, weight_dtype), files.scheduler_config, target)
+
+def load_text_to_image(
+    checkpoint: ResolvedCheckpoint, *, device: str, dtype: str
+) -> DiffusionPipeline:
+    """The checkpoint as the stock pipeline of its own class, with the scheduler as saved.
+
+    Eval mode, no gradients, no progress bar. A safety checker is left out, as anyone who has the
+    weights can do, and so are image encoders.
+
+    Args:
+        checkpoint: From `resolve`, vetted with `verify`.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        dtype: "float32", "float16" or "bfloat16".
+
+    Raises:
+        OptionError: Unknown dtype or device, or a GPU was asked for and there is none.
+        CheckpointError: The files do not fit together: tensors missing, unexpected or mis-shaped,
+            weights that are not finite, or a tokenizer with more tokens than its text encoder.
+    """
+    target = resolve_device(device)
+    weight_dtype = _resolve_dtype(dtype)
+    folder, vetted = checkpoint.folder, _vet(checkpoint, "text-to-image")
+    for of_part in vetted.files.of_part.values():
+        require_readable(of_part)
+    fitted = _require_sound_weights(folder, vetted, weight_dtype, dtype)
+    # Without accelerate, diffusers would warn and do as if it were False.
+    saves_memory = bool(library("diffusers").utils.is_accelerate_available())
+    with vetted_folder(folder, vetted) as staged, quiet():
+        pipeline = _load(staged, weight_dtype, low_cpu_mem_usage=saves_memory, **_left_out(vetted))
+    for part, files in vetted.files.of_part.items():
+        if part in fitted and files.library == "transformers":
+            require_loaded(folder, getattr(pipeline, part), fitted[part], part)
+    _require_tokenizers_fit(pipeline, vetted)
+    with quiet():
+        return _ready(pipeline, target)
 
 
 def resolve_device(device: str) -> str:
@@ -102,101 +129,47 @@ def _resolve_dtype(dtype: str) -> torch.dtype:
     return _DTYPES[dtype]
 
 
-def _diffusers() -> ModuleType:
-    """The diffusers module, with its remote code switched off before it is first imported."""
-    os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"  # read once, at import
-    import diffusers
-
-    return diffusers
-
-
-def _expected_shapes(config: dict[str, Any], name: str) -> dict[str, tuple[int, ...]]:
-    """Tensor name -> shape of the denoiser that the configuration describes.
-
-    Built on the meta device: a configuration that asks for 64 GiB costs no memory here.
-    """
-    try:
-        with torch.device("meta"):
-            unet = _diffusers().UNet2DModel.from_config(config)
-    except Exception as error:
-        raise CheckpointError(f"{name} describes no UNet2DModel: {_one_line(error)}") from error
-    return {key: tuple(tensor.shape) for key, tensor in unet.state_dict().items()}
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {shown(text, 300)}"
-
-
-def _compare_tensors(
-    tensors: dict[str, StoredTensor], expected: dict[str, tuple[int, ...]], files: layout.Files
-) -> None:
-    """The files hold exactly the tensors of the denoiser; diffusers would only warn."""
-    found = {
-        _current_name(key, tensors, expected, files): tensor.info.shape
-        for key, tensor in tensors.items()
-    }
-    missing = [key for key in expected if key not in found]
-    unexpected = [key for key in found if key not in expected]
-    mis_shaped = [key for key in expected if key in found and found[key] != expected[key]]
-    problems = []
-    if missing:
-        problems.append(f"{len(missing)} missing (first: {missing[0]})")
-    if unexpected:
-        problems.append(f"{len(unexpected)} unexpected (first: {shown(unexpected[0])})")
-    if mis_shaped:
-        first = mis_shaped[0]
-        problems.append(
-            f"{len(mis_shaped)} mis-shaped (first: {first} is {list(found[first])}, "
-            f"expected {list(expected[first])})"
-        )
-    if problems:
+def _vet(checkpoint: ResolvedCheckpoint, kind: Kind) -> Vetted:
+    vetted = vet(checkpoint.folder)
+    family = vetted.files.parts.family
+    if family.kind != kind:
         raise CheckpointError(
-            f"{files.weights} does not fit {files.unet_config}, tensors: {', '.join(problems)}; "
-            "a scan of other weights than the released ones would prove nothing"
+            f"{checkpoint.label} is {family.kind} ({family.pipeline}), not {kind}"
         )
+    return vetted
 
 
-def _current_name(
-    key: str,
-    tensors: dict[str, StoredTensor],
-    expected: dict[str, tuple[int, ...]],
-    files: layout.Files,
-) -> str:
-    """The name under which diffusers loads this tensor today."""
-    module, _, parameter = key.rpartition(".")
-    parent, _, layer = module.rpartition(".")
-    if layer not in _OLD_ATTENTION_NAMES or files.is_sharded:
-        return key
-    renamed = f"{parent}.{_OLD_ATTENTION_NAMES[layer]}.{parameter}"
-    return renamed if renamed in expected and renamed not in tensors else key
+def _require_sound_weights(
+    folder: Path, vetted: Vetted, dtype: torch.dtype, dtype_name: str
+) -> dict[str, dict[str, StoredTensor]]:
+    """Component -> its tensors under today's names, all of them expected and finite."""
+    fitted = {
+        part: require_fit(vetted.configs[part], tensors, vetted.files.of_part[part])
+        for part, tensors in vetted.tensors.items()
+    }
+    for tensors in vetted.tensors.values():
+        require_finite(folder, tensors, dtype, dtype_name)
+    return fitted
 
 
-def _require_finite(
-    folder: Path, tensors: dict[str, StoredTensor], dtype: torch.dtype, dtype_name: str
-) -> None:
-    """Every weight is a finite number, as stored and in the dtype it will be used in."""
-    for file in sorted({tensor.file for tensor in tensors.values()}):
-        with safe_open(folder / file, framework="pt") as opened:
-            for key in opened.keys():  # noqa: SIM118 - a safe_open handle, not a dict
-                weights = opened.get_tensor(key)
-                where = f"{file}: {shown(key)}"
-                damaged = "; the checkpoint is damaged or its training diverged"
-                _require_finite_tensor(weights, where, damaged)
-                too_narrow = f" in {dtype_name}; use --memscan-dtype float32"
-                _require_finite_tensor(weights.to(dtype), where, too_narrow)
+def _left_out(vetted: Vetted) -> dict[str, Any]:
+    """Arguments that keep diffusers from what was not vetted, and from saying so."""
+    parts = vetted.files.parts
+    absent = [part for part in parts.family.components if part not in parts.classes]
+    arguments: dict[str, Any] = {**parts.settings, **{part: None for part in absent}}
+    if "requires_safety_checker" in parts.family.settings:
+        arguments["requires_safety_checker"] = False
+    if "add_watermarker" in parts.family.settings:
+        # The watermark changes pixels; its default depends on whether another package is installed.
+        arguments["add_watermarker"] = False
+    return arguments
 
 
-def _require_finite_tensor(weights: torch.Tensor, where: str, remedy: str) -> None:
-    num_bad = int((~torch.isfinite(weights)).sum())
-    if num_bad:
-        share = 100 * num_bad / weights.numel()
-        raise CheckpointError(f"{where} is {share:.3g}% non-finite (NaN or infinite){remedy}")
-
-
-def _load(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
+def _load(
+    folder: Path, dtype: torch.dtype, *, low_cpu_mem_usage: bool, **arguments: object
+) -> DiffusionPipeline:
     """The pipeline, as its own class, from this folder and nowhere else."""
-    diffusers = _diffusers()
+    diffusers = library("diffusers")
     logging = diffusers.utils.logging
     had_progress_bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # for two components it only clutters the log
@@ -205,12 +178,13 @@ def _load(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
             str(folder),
             use_safetensors=True,
             local_files_only=True,
-            low_cpu_mem_usage=False,  # True needs accelerate, and warns without it
+            low_cpu_mem_usage=low_cpu_mem_usage,  # True needs accelerate, and warns without it
             dtype=dtype,
+            **arguments,
         )
     except Exception as error:
         raise CheckpointError(
-            f"diffusers could not load the checkpoint: {_one_line(error)}"
+            f"diffusers could not load the checkpoint: {one_line(error)}"
         ) from error
     finally:
         if had_progress_bar:
@@ -218,16 +192,42 @@ def _load(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
     return pipeline
 
 
+def _require_tokenizers_fit(pipeline: DiffusionPipeline, vetted: Vetted) -> None:
+    """No prompt gives a token, or a place of a token, that the text encoder has no row for."""
+    for part in vetted.files.of_part:
+        if not part.startswith("tokenizer"):
+            continue
+        encoder = part.replace("tokenizer", "text_encoder")
+        tokenizer, config = getattr(pipeline, part), getattr(pipeline, encoder).config
+        highest = max(tokenizer.get_vocab().values(), default=-1)
+        if highest >= config.vocab_size:
+            raise CheckpointError(
+                f"{part}/ numbers its tokens up to {highest:,}, but {encoder}/ knows "
+                f"{config.vocab_size:,}; they are of different checkpoints"
+            )
+        num_places = getattr(config, "max_position_embeddings", None)
+        if num_places is not None and tokenizer.model_max_length > num_places:
+            raise CheckpointError(
+                f"{part}/tokenizer_config.json allows prompts of {tokenizer.model_max_length:.6g} "
+                f"tokens, but {encoder}/ reads {num_places}; set model_max_length to {num_places}"
+            )
+
+
+def _ready(pipeline: DiffusionPipeline, device: str) -> DiffusionPipeline:
+    pipeline = pipeline.to(device)
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.eval()
+            component.requires_grad_(False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
 def _as_ddim(pipeline: DiffusionPipeline, scheduler_config: str, device: str) -> DDIMPipeline:
-    diffusers = _diffusers()
+    diffusers = library("diffusers")
     scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
     _require_same_schedule(pipeline.scheduler, scheduler, scheduler_config)
-    ddim: DDIMPipeline = diffusers.DDIMPipeline(unet=pipeline.unet, scheduler=scheduler)
-    ddim = ddim.to(device)
-    ddim.unet.eval()
-    ddim.unet.requires_grad_(False)
-    ddim.set_progress_bar_config(disable=True)
-    return ddim
+    return _ready(diffusers.DDIMPipeline(unet=pipeline.unet, scheduler=scheduler), device)
 
 
 def _require_same_schedule(

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_memscan.checkpoints import hub, layout
-from pytest_memscan.checkpoints.files import read_json, shown
+from pytest_memscan.checkpoints.components import kind_of, read_parts
+from pytest_memscan.checkpoints.families import MODEL_INDEX, Kind
+from pytest_memscan.checkpoints.files import shown
 from pytest_memscan.errors import CheckpointError, OptionError
 
 BUILTIN_PREFIX = "builtin:"
 _BUILTIN_TRAIN_DATA = "train_images.safetensors"
-_BUILTIN_NAME = re.compile(r"[a-z0-9_]+")
+_BUILTIN_PROMPTS = "prompts.txt"
+_BUILTIN_NAME = re.compile(r"[a-z0-9_][a-z0-9_-]*")
 _HUB_ID = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(@(?P<revision>[\w][\w./-]*))?",
     re.ASCII,
@@ -32,7 +35,17 @@ class ResolvedCheckpoint:
     label: str  # for people and reports: holds no private absolute path
     folder: Path = field(repr=False)
     commit: str | None = None  # 40 hex digits; Hub only
-    train_data: Path | None = field(default=None, repr=False)  # builtin only
+    train_data: Path | None = field(default=None, repr=False)  # builtin only, where it has one
+    prompts: Path | None = field(default=None, repr=False)  # builtin only, where it has some
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it makes images from prompts; reads model_index.json.
+
+        Raises:
+            CheckpointError: That file is missing or names what is not supported.
+        """
+        return kind_of(self.folder)
 
 
 def check_spec(spec: str) -> None:
@@ -64,7 +77,11 @@ def resolve(spec: str, *, offline: bool) -> ResolvedCheckpoint:
     if spec.startswith(BUILTIN_PREFIX):
         folder = _builtin_folder(spec)
         return ResolvedCheckpoint(
-            spec=spec, label=spec, folder=folder, train_data=folder / _BUILTIN_TRAIN_DATA
+            spec=spec,
+            label=spec,
+            folder=folder,
+            train_data=_if_there(folder / _BUILTIN_TRAIN_DATA),
+            prompts=_if_there(folder / _BUILTIN_PROMPTS),
         )
     hub_id = _hub_id(spec)
     if hub_id is None:
@@ -73,6 +90,32 @@ def resolve(spec: str, *, offline: bool) -> ResolvedCheckpoint:
     repo, revision = hub_id
     folder, commit = hub.fetch(repo, revision, offline=offline)
     return ResolvedCheckpoint(spec=spec, label=f"{repo}@{commit[:7]}", folder=folder, commit=commit)
+
+
+def known_kind(spec: str) -> Kind | None:
+    """The kind of checkpoint, as far as it is known before anything is fetched.
+
+    Args:
+        spec: As for `resolve`.
+
+    Returns:
+        None for a Hub id, and where `check_spec` has something to complain about.
+    """
+    try:
+        if spec.startswith(BUILTIN_PREFIX):
+            return kind_of(_builtin_folder(spec))
+        return kind_of(_local_folder(spec)) if _hub_id(spec) is None else None
+    except (OptionError, CheckpointError):
+        return None
+
+
+def has_builtin_train_data(spec: str) -> bool:
+    """Whether the text names a builtin checkpoint that comes with its training images."""
+    try:
+        is_builtin = spec.startswith(BUILTIN_PREFIX)
+        return is_builtin and (_builtin_folder(spec) / _BUILTIN_TRAIN_DATA).is_file()
+    except OptionError:
+        return False
 
 
 def _hub_id(spec: str) -> tuple[str, str | None] | None:
@@ -123,8 +166,11 @@ def _builtin_folder(spec: str) -> Path:
 
 
 def _is_builtin(folder: Path) -> bool:
-    needed = (layout.MODEL_INDEX, _BUILTIN_TRAIN_DATA)
-    return all((folder / name).is_file() for name in needed)
+    return (folder / MODEL_INDEX).is_file()
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.is_file() else None
 
 
 def _check_folder(folder: Path, label: str) -> None:
@@ -136,11 +182,8 @@ def _check_folder(folder: Path, label: str) -> None:
         raise OptionError(f"{option} {layout.describe_file(folder.name)}")
     try:
         names = layout.list_names(folder)
-        if layout.MODEL_INDEX not in names:
-            raise CheckpointError(
-                f"no {layout.MODEL_INDEX}: {layout.describe_without_index(names)}"
-            )
-        layout.check_pipeline(read_json(folder, layout.MODEL_INDEX))
-        layout.files_to_load(names)
+        if MODEL_INDEX not in names:
+            raise CheckpointError(f"no {MODEL_INDEX}: {layout.describe_without_index(names)}")
+        layout.files_to_load(names, read_parts(folder))
     except CheckpointError as error:
         raise OptionError(f"{option}: {error}") from None

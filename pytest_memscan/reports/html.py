@@ -17,8 +17,16 @@ from markupsafe import Markup
 from markupsafe import escape as escape_html
 from numpy.typing import NDArray
 
-from pytest_memscan.reports import charts, text
+from pytest_memscan.reports import charts, key_text, prompt_text, text
 from pytest_memscan.reports.pictures import ImagePolicy, Picture, embed
+from pytest_memscan.reports.prompt_pictures import (
+    KeyPicture,
+    PromptPicture,
+    RepeatPicture,
+    key_sections,
+    prompt_sections,
+    repeat_sections,
+)
 from pytest_memscan.results import Estimate, Finding, RunResult, ScanResult, ThresholdOutcome
 
 MAX_PAIRS = 60  # drawn in one report
@@ -26,6 +34,7 @@ MAX_GROUPS = 6  # of duplicates drawn
 MAX_MEMBERS = 4  # of each of them
 MAX_IDS = 20  # named in one group
 NUM_OPEN = 12  # pairs shown before a click; the charts below them matter more than the 13th
+NUM_OPEN_PROMPTS = 6  # likewise; such a card is twice as high
 MAX_TEXT = 4000  # characters of any one string
 
 
@@ -81,6 +90,9 @@ def to_html(
     pairs: Sequence[Pair],
     *,
     groups: Sequence[Group] = (),
+    prompts: Sequence[PromptPicture] = (),
+    keys: Sequence[KeyPicture] = (),
+    repeats: Sequence[RepeatPicture] = (),
     images: ImagePolicy,
 ) -> str:
     """The whole report as one HTML document.
@@ -90,6 +102,10 @@ def to_html(
         pairs: The images of the findings, closest first; those of no scan in ``result`` and
             those after the first sixty are left out.
         groups: The images of the largest groups of duplicates.
+        prompts: Images of the memorised prompts, most certain first; pictures of other findings
+            are left out, here and below.
+        keys: Mean images of the flagged keys, lowest variance first.
+        repeats: The images of the largest groups of repeats.
         images: ``"blurred"`` forgets the details before anything is embedded, ``"none"``
             embeds nothing, ``"clear"`` shows the images as they are.
 
@@ -110,6 +126,10 @@ def to_html(
         images=images,
         sections=[_section(scan, drawn, images) for scan in scans],
         thresholds=_distinct(each for check in result.checks for each in check.thresholds),
+        prompt_sections=prompt_sections(result, prompts, images),
+        screenings=prompt_text.lone_screenings(result),
+        key_sections=key_sections(result, keys, images),
+        repeat_sections=repeat_sections(result, repeats, images),
         duplicates=[check.duplicates for check in result.checks if check.duplicates is not None],
         groups=group_cards,
         integrities=[check.integrity for check in result.checks if check.integrity is not None],
@@ -159,10 +179,12 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         finalize=_harmless,
     )
-    environment.filters.update(_filters())
+    environment.filters.update(_filters() | _prompt_filters())
     environment.globals.update(WIDTH=charts.WIDTH, HEIGHT=charts.HEIGHT, BOTTOM=charts.BOTTOM)
     environment.globals.update(LEFT=charts.LEFT, RIGHT=charts.RIGHT, NUM_OPEN=NUM_OPEN)
-    environment.globals.update(MAX_IDS=MAX_IDS)
+    environment.globals.update(MAX_IDS=MAX_IDS, NUM_OPEN_PROMPTS=NUM_OPEN_PROMPTS)
+    environment.globals.update(PROBE=prompt_text.PROBE)
+    environment.globals.update(NOTHING_TO_COMPARE=key_text.NOTHING_TO_COMPARE)
     return environment
 
 
@@ -191,6 +213,28 @@ def _filters() -> dict[str, Callable[..., Any]]:
         "train_name": text.train_name,
         "value": lambda estimate: _keep_together(text.value_text(estimate)),
         "verdict_word": text.verdict_word,
+    }
+
+
+def _prompt_filters() -> dict[str, Callable[..., Any]]:
+    return {
+        "decision": prompt_text.decision_text,
+        "direction": prompt_text.direction,
+        "fixed": lambda finding: _keep_together(prompt_text.fixed_text(finding)),
+        "flagged_text": key_text.flagged_text,
+        "memorised_text": prompt_text.memorised_text,
+        "near": prompt_text.near_text,
+        "opening": lambda words: words[:1].upper() + words[1:],
+        "place": prompt_text.place_text,
+        "planned_text": prompt_text.planned_text,
+        "power_text": lambda rule: _keep_together(prompt_text.power_text(rule)),
+        "prompt_name": prompt_text.prompt_name,
+        "repeats_text": lambda repeats: _keep_together(key_text.repeats_text(repeats)),
+        "shown_text": lambda repeats: _keep_together(key_text.shown_text(repeats)),
+        "times": prompt_text.times_text,
+        "unsettled_text": prompt_text.unsettled_text,
+        "unusable_places": prompt_text.unusable_places,
+        "variance": prompt_text.variance,
     }
 
 

@@ -6,15 +6,16 @@ come from files go through ``escape``.
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from pytest_memscan.reports.prompt_lines import prompt_lines
 from pytest_memscan.reports.text import (
     bounds_heading,
     bounds_text,
     check_name,
     confirmed_text,
-    control_range,
+    controls_text,
+    coverage_text,
     cut_text,
     duplicates_text,
     escape,
@@ -27,11 +28,10 @@ from pytest_memscan.reports.text import (
     train_name,
     value_text,
     verdict_word,
+    wrap,
 )
 from pytest_memscan.results import (
     CheckOutcome,
-    Control,
-    Coverage,
     Estimate,
     Finding,
     Measure,
@@ -76,6 +76,7 @@ def summary_lines(result: RunResult, *, verbosity: int, width: int) -> list[str]
         lines += _explanations(result, verbosity=verbosity, width=width)
         for scan in _scans(result):
             lines += _scan_lines(scan, verbosity=verbosity, width=width)
+        lines += prompt_lines(result, verbosity=verbosity, width=width)
         lines += [
             f"duplicates: {duplicates_text(check.duplicates)}"
             for check in result.checks
@@ -105,9 +106,10 @@ def _thresholds(result: RunResult) -> list[ThresholdOutcome]:
 
 
 def _table(result: RunResult) -> list[str]:
-    """Thresholds first, then the published levels, for information."""
+    """Thresholds first, then the other metrics, for information."""
     thresholds = _thresholds(result)
-    levels = list(_level_estimates(result, {split_expression(each)[0] for each in thresholds}))
+    named = {split_expression(each)[0] for each in thresholds}
+    levels = [*_level_estimates(result, named), *_prompt_estimates(result, named)]
     if not thresholds and not levels:
         return []
     measured = [each.estimate for each in thresholds if each.estimate is not None]
@@ -126,6 +128,13 @@ def _level_estimates(result: RunResult, shown: set[str]) -> Iterator[tuple[str, 
             for name, estimate in (("ams", level.ams), ("ums", level.ums)):
                 if prefix or f"{name}_{level.name}" not in shown:
                     yield f"{prefix}{name}_{level.name}", estimate
+
+
+def _prompt_estimates(result: RunResult, shown: set[str]) -> Iterator[tuple[str, Estimate]]:
+    for check in result.checks:
+        for measured in (check.prompt_scan, check.keys, check.repeats):
+            metrics = {} if measured is None else measured.metrics
+            yield from ((name, metrics[name]) for name in metrics if name not in shown)
 
 
 def _threshold_row(outcome: ThresholdOutcome) -> Row:
@@ -158,7 +167,7 @@ def _explanations(result: RunResult, *, verbosity: int, width: int) -> list[str]
                 sentences.setdefault(outcome.sentence, f"{escape(outcome.expression)}: ")
     if result.verdict is not Verdict.PASS:
         sentences.setdefault(result.sentence, "")
-    wrapped = [_wrap(label, sentence, width) for sentence, label in sentences.items()]
+    wrapped = [wrap(label, sentence, width) for sentence, label in sentences.items()]
     return [line for lines in wrapped for line in lines]
 
 
@@ -166,27 +175,12 @@ def _check_label(check: CheckOutcome) -> str:
     return f"{escape(check_name(check.name))} {verdict_word(check.verdict)}: "
 
 
-def _wrap(label: str, sentence: str, width: int) -> list[str]:
-    lines: list[str] = []
-    for number, line in enumerate(sentence_lines(sentence)):
-        lines += textwrap.wrap(
-            line if number else f"{label}{line}",
-            width=max(width, 20),
-            initial_indent="  " if number else "",
-            subsequent_indent="  ",
-            # A break inside a word could put the "::" of a path at the start of a line.
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    return lines
-
-
 def _scan_lines(scan: ScanResult, *, verbosity: int, width: int) -> list[str]:
     calibration = scan.calibration
     lines = _finding_lines(scan, everything=verbosity > 0)
-    lines += _wrap("matches: ", _chance_text(scan), width)
-    lines += _wrap("controls: ", "; ".join(_control_text(each) for each in scan.controls), width)
-    lines += _wrap("coverage: ", _coverage_text(scan.coverage), width)
+    lines += wrap("matches: ", _chance_text(scan), width)
+    lines += wrap("controls: ", controls_text(scan.controls), width)
+    lines += wrap("coverage: ", coverage_text(scan.coverage), width)
     lines.append(f"this scan would have noticed a leak rate above {percent(scan.excluded_rate)}")
     lines.append(
         f"confirmed copies: {scan.num_confirmed_images} generated images "
@@ -194,7 +188,7 @@ def _scan_lines(scan: ScanResult, *, verbosity: int, width: int) -> list[str]:
         f"{quantity(calibration.expected_false_matches)} expected by chance"
     )
     if verbosity > 0:
-        lines += _wrap("rule: ", calibration.rule, width)
+        lines += wrap("rule: ", calibration.rule, width)
     return lines
 
 
@@ -234,31 +228,3 @@ def _chance_text(scan: ScanResult) -> str:
         for position, each in enumerate(scan.levels)
     ]
     return f"at level {', '.join(counts)}"
-
-
-def _control_text(control: Control) -> str:
-    missed = "" if control.passed else f", expected {control_range(control)}: MISSED"
-    return f"{escape(control.name)} found {control.num_found}/{control.num_images}{missed}"
-
-
-def _coverage_text(coverage: Coverage) -> str:
-    text = (
-        f"generated {coverage.generated}/{coverage.planned}, valid {coverage.valid}, "
-        f"compared with {coverage.train_used} training images ({coverage.train_groups} distinct)"
-    )
-    unusable = {why: len(names) for why, names in coverage.train_unusable.items()}
-    if coverage.invalid:
-        text += f", invalid {_reasons(coverage.invalid.items())}"
-    if coverage.train_resized:
-        text += f", {coverage.train_resized} of them resized"
-    if coverage.damaged:
-        text += f", generated again {coverage.damaged}"
-    if unusable:
-        text += f", unusable training images {_reasons(unusable.items())}"
-    return text
-
-
-def _reasons(counts: Iterable[tuple[str, int]]) -> str:
-    ordered = sorted(counts)
-    listed = ", ".join(f"{escape(why)} {count}" for why, count in ordered)
-    return f"{sum(count for _, count in ordered)} ({listed})"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pytest_memscan.results import (
     Control,
+    Coverage,
     Duplicates,
     Estimate,
     Measure,
@@ -86,6 +88,15 @@ def control_range(control: Control) -> str:
     if control.maximum_found >= control.num_images:
         return f"at least {control.minimum_found}"
     return f"{control.minimum_found} to {control.maximum_found}"
+
+
+def controls_text(controls: Sequence[Control]) -> str:
+    """``"re-encoded found 20/20; noise found 0/20"``, and what was required where one failed."""
+    return "; ".join(
+        f"{escape(each.name)} found {each.num_found}/{each.num_images}"
+        + ("" if each.passed else f", expected {control_range(each)}: MISSED")
+        for each in controls
+    )
 
 
 def cut_text(measure: Measure, cut: float) -> str:
@@ -226,3 +237,53 @@ def outcome_expression(outcome: ThresholdOutcome) -> str:
 def sentence_lines(sentence: str, *, limit: int = 1000) -> Iterator[str]:
     """The lines of a message, each made safe; the remedy often stands on the second one."""
     return (escape(line.rstrip(), limit=limit) for line in sentence.strip().splitlines())
+
+
+def wrap(label: str, sentence: str, width: int, *, indent: str = "") -> list[str]:
+    """A message on lines of at most ``width`` columns, all but the first of them indented.
+
+    Args:
+        label: Goes before the first line; not made safe.
+        sentence: Made safe; its own line breaks stay.
+        width: Columns; twenty at least. A longer word is left whole.
+        indent: Before every line.
+    """
+    lines: list[str] = []
+    for number, line in enumerate(sentence_lines(sentence)):
+        lines += textwrap.wrap(
+            line if number else f"{label}{line}",
+            width=max(width, 20),
+            initial_indent=f"{indent}  " if number else indent,
+            subsequent_indent=f"{indent}  ",
+            # A break inside a word could put the "::" of a path at the start of a line.
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return lines
+
+
+def coverage_text(coverage: Coverage) -> str:
+    """What was generated and compared, and everything that was lost on the way; no file names."""
+    text = f"generated {coverage.generated}/{coverage.planned}, valid {coverage.valid}"
+    if coverage.train_used or coverage.train_found:
+        text += f", compared with {coverage.train_used} training images"
+        text += f" ({coverage.train_groups} distinct)"
+    else:
+        text += ", no training images to compare with"
+    unusable = {why: len(names) for why, names in coverage.train_unusable.items()}
+    if coverage.invalid:
+        text += f", invalid {reason_counts(coverage.invalid.items())}"
+    if coverage.train_resized:
+        text += f", {coverage.train_resized} of them resized"
+    if coverage.damaged:
+        text += f", generated again {coverage.damaged}"
+    if unusable:
+        text += f", unusable training images {reason_counts(unusable.items())}"
+    return text
+
+
+def reason_counts(counts: Iterable[tuple[str, int]]) -> str:
+    """``"4 (black 3, not a number 1)"``."""
+    ordered = sorted(counts)
+    listed = ", ".join(f"{escape(why)} {count}" for why, count in ordered)
+    return f"{sum(count for _, count in ordered)} ({listed})"

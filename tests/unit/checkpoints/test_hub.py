@@ -136,12 +136,12 @@ def test_a_download_that_differs_from_the_announced_hash_is_refused(hub: Hub) ->
     assert f"{WEIGHTS} of org/name is not the file on the Hub" in message
 
 
-def test_a_repository_with_only_pickles_is_refused_before_anything_is_fetched(hub: Hub) -> None:
+def test_a_repository_with_only_pickles_costs_one_small_download(hub: Hub) -> None:
     files = {k: v for k, v in hub.files.items() if k != WEIGHTS}
     hub.server.add("org/pickles", {**files, "unet/diffusion_pytorch_model.bin": b"evil"})
     message = hub.error("org/pickles")
     assert "is a pickle, which can run code when loaded" in message
-    assert hub.server.fetched() == []
+    assert hub.server.fetched() == ["model_index.json"]
 
 
 def test_a_repository_without_model_index_is_refused_before_anything_is_fetched(hub: Hub) -> None:
@@ -151,10 +151,10 @@ def test_a_repository_without_model_index_is_refused_before_anything_is_fetched(
     assert hub.server.fetched() == []
 
 
-def test_a_text_to_image_repository_costs_one_small_download(hub: Hub) -> None:
-    index = json.dumps({"_class_name": "StableDiffusionPipeline"}).encode()
+def test_an_unsupported_repository_costs_one_small_download(hub: Hub) -> None:
+    index = json.dumps({"_class_name": "StableDiffusionInpaintPipeline"}).encode()
     hub.server.add("org/sd", {**hub.files, "model_index.json": index})
-    assert "text-to-image" in hub.error("org/sd")
+    assert "needs an input image" in hub.error("org/sd")
     assert hub.server.fetched() == ["model_index.json"]
 
 
@@ -169,7 +169,7 @@ def test_a_listing_with_a_name_that_leaves_the_cache_is_refused(hub: Hub, name: 
 def test_code_in_a_component_folder_of_a_repository_is_refused_unfetched(hub: Hub) -> None:
     hub.server.add("org/code", {**hub.files, "unet/my_unet.py": b"raise SystemExit"})
     assert "is code in a component folder" in hub.error("org/code")
-    assert hub.server.fetched() == []
+    assert hub.server.fetched() == ["model_index.json"]
 
 
 def test_the_flat_layout_of_older_repositories_is_fetched(hub: Hub) -> None:

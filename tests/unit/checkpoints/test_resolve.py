@@ -10,9 +10,14 @@ from pathlib import Path
 
 import pytest
 from checkpoint_factory import WEIGHTS, save_tiny_checkpoint
+from pipeline_factory import save_tiny
 
 from pytest_memscan.checkpoints import resolve as resolve_module
-from pytest_memscan.checkpoints.resolve import check_spec, resolve
+from pytest_memscan.checkpoints.resolve import (
+    check_spec,
+    has_builtin_train_data,
+    resolve,
+)
 from pytest_memscan.errors import OptionError
 
 
@@ -149,25 +154,26 @@ def test_pickle_only_weights_are_refused_without_a_way_around(checkpoint: Path) 
     assert "allow-pickle" not in message
 
 
-@pytest.mark.parametrize(
-    "name", ["StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline"]
-)
-def test_a_text_to_image_checkpoint_is_told_that_its_scans_are_to_come(
+@pytest.mark.parametrize("family", ["sd1", "sdxl", "sd3", "flux-dev", "pixart-sigma"])
+def test_a_text_to_image_checkpoint_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny(family, tmp_path / "t2i")
+    found = resolve("./t2i", offline=True)
+    assert found.kind == "text-to-image"
+    assert found.train_data is None
+    assert found.prompts is None
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionImg2ImgPipeline", "StableVideoDiffusionPipeline"])
+def test_a_pipeline_of_another_kind_is_refused_when_pytest_starts(
     checkpoint: Path, name: str
 ) -> None:
     _edit_index(checkpoint, _class_name=name)
     message = _message("./ckpt")
     assert name in message
-    assert "text-to-image" in message
-    assert "still to come" in message
-
-
-def test_an_unknown_class_with_a_text_encoder_is_recognised_as_text_to_image(
-    checkpoint: Path,
-) -> None:
-    text_encoder = ["transformers", "CLIPTextModel"]
-    _edit_index(checkpoint, _class_name="NewPipeline", text_encoder=text_encoder)
-    assert "text-to-image" in _message("./ckpt")
+    assert "neither text-to-image nor unconditional" in message
 
 
 def test_another_pipeline_class_is_refused_with_those_supported(checkpoint: Path) -> None:
@@ -198,7 +204,40 @@ def test_a_builtin_is_found_in_the_wheel_and_in_the_repository(installed: Path, 
     assert found.train_data == folder / "train_images.safetensors"
 
 
-@pytest.mark.parametrize("name", ["leeky", "", "../leaky", "Leaky", "/etc"])
+def test_a_builtin_may_have_prompts_and_no_training_images(installed: Path) -> None:
+    folder = save_tiny("sd1", installed / "fixtures" / "leaky-t2i")
+    found = resolve("builtin:leaky-t2i", offline=True)
+    assert (found.folder, found.train_data, found.prompts) == (folder, None, None)
+    assert not has_builtin_train_data("builtin:leaky-t2i")
+    (folder / "prompts.txt").write_text("a cat")
+    (folder / "train_images.safetensors").write_bytes(b"images")
+    found = resolve("builtin:leaky-t2i", offline=True)
+    assert found.prompts == folder / "prompts.txt"
+    assert found.train_data == folder / "train_images.safetensors"
+    assert has_builtin_train_data("builtin:leaky-t2i")
+
+
+def test_prompts_and_images_of_a_folder_are_not_taken_for_a_builtins(checkpoint: Path) -> None:
+    (checkpoint / "prompts.txt").write_text("a cat")
+    (checkpoint / "train_images.safetensors").write_bytes(b"images")
+    found = resolve("./ckpt", offline=True)
+    assert (found.train_data, found.prompts) == (None, None)
+    assert not has_builtin_train_data("./ckpt")
+    assert not has_builtin_train_data("builtin:nothing")
+
+
+@pytest.mark.parametrize("name", ["leaky-t2i-lora", "t2i"])
+def test_a_folder_that_is_no_pipeline_is_no_builtin(installed: Path, name: str) -> None:
+    save_tiny_checkpoint(installed / "fixtures" / "clean")
+    folder = installed / "fixtures" / name
+    folder.mkdir()
+    (folder / "pytorch_lora_weights.safetensors").write_bytes(b"x")
+    message = _message(f"builtin:{name}")
+    assert "no such builtin" in message
+    assert message.endswith("available: builtin:clean")
+
+
+@pytest.mark.parametrize("name", ["leeky", "-leaky", "", "../leaky", "Leaky", "/etc"])
 def test_an_unknown_builtin_is_refused_with_those_available(installed: Path, name: str) -> None:
     folder = save_tiny_checkpoint(installed / "fixtures" / "leaky")
     (folder / "train_images.safetensors").write_bytes(b"images")

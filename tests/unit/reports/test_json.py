@@ -8,14 +8,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from unit.reports import samples, scans
+from unit.reports import prompt_samples, samples, scans
 
 from pytest_memscan.errors import MemscanError
 from pytest_memscan.reports import json as report
-from pytest_memscan.results import SCHEMA_VERSION, RunResult, ScanResult, Verdict
+from pytest_memscan.results import (
+    SCHEMA_VERSION,
+    KeyScan,
+    PromptScan,
+    Repeats,
+    RunResult,
+    ScanResult,
+    Screening,
+    Verdict,
+)
 
 
-@pytest.mark.parametrize("result", samples.every_verdict(), ids=lambda r: str(r.verdict))
+@pytest.mark.parametrize(
+    "result",
+    [*samples.every_verdict(), *prompt_samples.every_kind()],
+    ids=lambda r: f"{r.verdict}-{r.checkpoint}",
+)
 def test_a_run_comes_back_exactly_and_writes_the_same_bytes(result: RunResult) -> None:
     text = report.to_json(result)
     again = report.from_json(text)
@@ -28,6 +41,26 @@ def test_a_scan_comes_back_exactly() -> None:
     again = report.load(report.dump(scan), ScanResult)
     assert again == scan
     assert isinstance(again, ScanResult)
+
+
+def test_prompts_keys_and_repeats_come_back_as_what_they_were() -> None:
+    checks = report.from_json(report.to_json(prompt_samples.leaky())).checks
+    assert isinstance(checks[1].screening, Screening)
+    assert isinstance(checks[2].prompt_scan, PromptScan)
+    assert checks[2].prompt_scan.calls.spent == 41_200
+    assert isinstance(checks[3].keys, KeyScan)
+    (repeating,) = report.from_json(report.to_json(prompt_samples.repeating())).checks
+    assert isinstance(repeating.repeats, Repeats)
+    probed = report.from_json(report.to_json(prompt_samples.probed()))
+    assert probed.checks[0].verdict is Verdict.NOT_APPLICABLE
+
+
+def test_a_report_from_before_there_were_prompts_can_be_read() -> None:
+    plain = json.loads(report.to_json(samples.failed()))
+    for check in plain["checks"]:
+        for name in ("prompt_scan", "screening", "keys", "repeats"):
+            assert check.pop(name) is None
+    assert report.from_json(json.dumps(plain)) == samples.failed()
 
 
 def test_awkward_floats_and_names_survive() -> None:
@@ -105,7 +138,8 @@ def test_the_schema_describes_what_is_written() -> None:
     written = json.loads(report.to_json(samples.failed()))
     assert set(schema["properties"]) == set(written)
     assert schema["$schema"].endswith("2020-12/schema")
-    assert "ScanResult" in schema["$defs"]
+    assert {"ScanResult", "PromptScan", "KeyScan", "Repeats"} <= set(schema["$defs"])
+    assert "not_applicable" in schema["$defs"]["Verdict"]["enum"]
     json.dumps(schema)
 
 

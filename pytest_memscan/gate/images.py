@@ -1,23 +1,17 @@
-"""Thresholds x results -> verdict. Pure: what was measured comes in, sentences come out.
-
-Three zones: a rate *fails* when its lower bound breaks the limit, *passes* when its upper bound
-keeps it, and is *inconclusive* in between. Nothing but ``pass`` is green.
-"""
+"""What was measured by comparing generated with training images, held against the policy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from pytest_memscan.gate.verdicts import judge_estimate, worst
 from pytest_memscan.policy import Threshold
-from pytest_memscan.reports.text import percent
 from pytest_memscan.results import (
     FLAT_IMAGE,
     CheckOutcome,
     Coverage,
     Duplicates,
     Estimate,
-    Integrity,
-    RunResult,
     ScanResult,
     ThresholdOutcome,
     Verdict,
@@ -30,72 +24,14 @@ BROKEN_INVALID = 0.1  # above it the scan is broken
 MAX_LOST_TRAIN = 0.001  # share of training images that could not be read; above it: an error
 MAX_FLAT_TRAIN = 0.01  # share of training images of one flat colour, likewise
 HELD_OUT = "held-out: "  # how the reasons of held-out images begin
-# A missed control makes every other finding meaningless; a leak that was found outweighs
-# whatever was not looked at.
-_WORST_FIRST = (
-    Verdict.ERROR,
-    Verdict.FAIL,
-    Verdict.INCONCLUSIVE,
-    Verdict.NOT_RUN,
-    Verdict.PASS,
-)
-
-
-def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """The verdict that decides; ``not_run`` where there is none at all."""
-    return min(verdicts, key=_WORST_FIRST.index, default=Verdict.NOT_RUN)
-
-
-def judge_threshold(threshold: Threshold, scan: ScanResult) -> ThresholdOutcome:
-    """Compare one line of the policy with what a scan measured."""
-    estimate = scan.metrics[threshold.metric]
-    if threshold.holds(estimate.upper):
-        verdict = Verdict.PASS
-    elif not threshold.holds(estimate.lower):
-        verdict = Verdict.FAIL
-    else:
-        verdict = Verdict.INCONCLUSIVE
-    return ThresholdOutcome(
-        expression=threshold.expression,
-        source=threshold.source,
-        verdict=verdict,
-        sentence=_threshold_sentence(threshold, estimate, verdict, scan),
-        estimate=estimate,
-    )
-
-
-def _threshold_sentence(
-    threshold: Threshold, estimate: Estimate, verdict: Verdict, scan: ScanResult
-) -> str:
-    if not threshold.is_rate:
-        seen = f"{threshold.metric} is {estimate.value:g}"
-        expected = scan.calibration.expected_false_matches
-        if verdict is Verdict.INCONCLUSIVE:
-            return f"{seen}, but chance alone explains that many ({expected:.2g} expected)"
-        limit = "within" if verdict is Verdict.PASS else "over"
-        return f"{seen}, {limit} the limit of {threshold.limit:.12g}"
-    measured = (
-        f"{threshold.metric} is {percent(estimate.value)} "
-        f"[{percent(estimate.lower)}, {percent(estimate.upper)}] of {estimate.num_trials} images"
-    )
-    if verdict is not Verdict.INCONCLUSIVE:
-        limit = "within" if verdict is Verdict.PASS else "over"
-        return f"{measured}, {limit} the limit of {100 * threshold.limit:.12g} %"
-    needed = trials_to_settle(estimate.value, threshold.limit)
-    remedy = (
-        "no number of images would settle it"
-        if needed is None
-        else (f"about {needed} images would settle it (--memscan-budget {needed}img)")
-    )
-    return f"{measured}, on both sides of the limit of {100 * threshold.limit:.12g} %; {remedy}"
 
 
 def judge_scan(scan: ScanResult, thresholds: Sequence[Threshold]) -> CheckOutcome:
     """Verdict of one scan: its controls first, then every line of the policy on leakage."""
     outcomes = tuple(
-        judge_threshold(threshold, scan)
+        _judge_threshold(threshold, scan)
         for threshold in thresholds
-        if not threshold.is_about_duplicates
+        if threshold.subject == "images"
     )
     missed = [control for control in scan.controls if not control.passed]
     if missed:
@@ -118,6 +54,23 @@ def judge_scan(scan: ScanResult, thresholds: Sequence[Threshold]) -> CheckOutcom
     )
 
 
+def _judge_threshold(threshold: Threshold, scan: ScanResult) -> ThresholdOutcome:
+    estimate = scan.metrics[threshold.metric]
+    return judge_estimate(
+        threshold, estimate, trials="images", remedy=_remedy(threshold, estimate, scan)
+    )
+
+
+def _remedy(threshold: Threshold, estimate: Estimate, scan: ScanResult) -> str:
+    if not threshold.is_rate:
+        expected = scan.calibration.expected_false_matches
+        return f"but chance alone explains that many ({expected:.2g} expected)"
+    needed = trials_to_settle(estimate.value, threshold.limit)
+    if needed is None:
+        return "no number of images would settle it"
+    return f"about {needed} images would settle it (--memscan-budget {needed}img)"
+
+
 def judge_duplicates(duplicates: Duplicates, thresholds: Sequence[Threshold]) -> CheckOutcome:
     """What is more than once in the training set: for information, unless the policy limits it."""
     found = f"no (near-)duplicates among {duplicates.num_images} training images"
@@ -136,7 +89,7 @@ def judge_duplicates(duplicates: Duplicates, thresholds: Sequence[Threshold]) ->
     outcomes = tuple(
         _judge_count(threshold, counts[threshold.metric], duplicates)
         for threshold in thresholds
-        if threshold.is_about_duplicates
+        if threshold.subject == "duplicates"
     )
     verdict = worst([Verdict.PASS, *(outcome.verdict for outcome in outcomes)])
     return CheckOutcome(
@@ -171,30 +124,24 @@ def _judge_count(threshold: Threshold, count: int, duplicates: Duplicates) -> Th
     )
 
 
-def judge_integrity(integrity: Integrity) -> CheckOutcome:
-    """A checkpoint that was vetted without an error."""
-    return CheckOutcome(
-        name="integrity",
-        verdict=Verdict.PASS,
-        sentence=(
-            f"{integrity.pipeline}: {len(integrity.files)} files hashed, {integrity.num_tensors} "
-            f"tensors ({integrity.num_parameters:,} parameters) complete and finite, no code"
-        ),
-        integrity=integrity,
+def judge_invalid(coverage: Coverage) -> tuple[Verdict, str] | None:
+    """What is to be said of generated images that cannot be judged, if anything."""
+    num_invalid = sum(coverage.invalid.values())
+    if num_invalid <= MAX_INVALID * coverage.planned:
+        return None
+    reasons = ", ".join(f"{count} {reason}" for reason, count in coverage.invalid.items())
+    broken = num_invalid > BROKEN_INVALID * coverage.planned
+    return (
+        Verdict.ERROR if broken else Verdict.INCONCLUSIVE,
+        f"{num_invalid} of {coverage.planned} generated images cannot be judged ({reasons}); "
+        "check the checkpoint, or try --memscan-dtype float32",
     )
 
 
 def judge_coverage(coverage: Coverage) -> tuple[Verdict, str]:
     """Whether a scan looked at everything it was asked to look at."""
-    num_invalid = sum(coverage.invalid.values())
-    if num_invalid > MAX_INVALID * coverage.planned:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in coverage.invalid.items())
-        broken = num_invalid > BROKEN_INVALID * coverage.planned
-        return (
-            Verdict.ERROR if broken else Verdict.INCONCLUSIVE,
-            f"{num_invalid} of {coverage.planned} generated images cannot be judged ({reasons}); "
-            "check the checkpoint, or try --memscan-dtype float32",
-        )
+    if gap := judge_invalid(coverage):
+        return gap
     if not coverage.valid or not coverage.train_used:
         return (
             Verdict.ERROR,
@@ -244,47 +191,4 @@ def _named(unusable: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(
         f"{len(names)} {why} ({', '.join(names[:3])}{' ...' if names[3:] else ''})"
         for why, names in unusable.items()
-    )
-
-
-def judge_status(checks: Sequence[CheckOutcome]) -> CheckOutcome:
-    """The catch-all: every check ran, and every scan had full coverage."""
-    errors = [check for check in checks if check.verdict in (Verdict.ERROR, Verdict.NOT_RUN)]
-    if errors:
-        return CheckOutcome(name="status", verdict=Verdict.ERROR, sentence=errors[0].sentence)
-    judged = [judge_coverage(check.scan.coverage) for check in checks if check.scan]
-    verdict = worst(verdict for verdict, _ in judged)
-    sentence = "; ".join(sentence for each, sentence in judged if each is verdict)
-    return CheckOutcome(name="status", verdict=verdict, sentence=sentence or "no scan was run")
-
-
-def judge_run(
-    checks: Sequence[CheckOutcome],
-    *,
-    required: Sequence[str],
-    checkpoint: str,
-    policy: dict[str, tuple[str, str]],
-    versions: dict[str, str],
-    timings: dict[str, float],
-    reason_not_run: str = "not selected",
-) -> RunResult:
-    """The verdict of a run; checks that are required and missing make it ``not_run``."""
-    by_name = {check.name: check for check in checks}
-    complete = tuple(
-        by_name.get(name)
-        or CheckOutcome(name=name, verdict=Verdict.NOT_RUN, sentence=reason_not_run)
-        for name in required
-    )
-    verdict = worst(check.verdict for check in complete)
-    decisive = next(check for check in complete if check.verdict is verdict)
-    if verdict is Verdict.PASS:
-        decisive = next((check for check in complete if check.scan), decisive)
-    return RunResult(
-        verdict=verdict,
-        sentence=decisive.sentence,
-        checkpoint=checkpoint,
-        checks=complete,
-        policy=policy,
-        versions=versions,
-        timings=timings,
     )

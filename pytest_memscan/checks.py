@@ -1,0 +1,74 @@
+"""Which checks a run has: what is known of the checkpoint and of the inputs decides.
+
+Names of the collected items, in the order they run. A Hub checkpoint that was not fetched yet may
+be of either kind, so its run has the checks of both; those that turn out not to apply say so.
+"""
+
+from __future__ import annotations
+
+from pytest_memscan.checkpoints.families import Kind
+from pytest_memscan.policy import Subject
+
+CHECKS = (
+    "integrity",
+    "duplicates",
+    "repeats",
+    "prompt_detectors",
+    "carlini",
+    "extended_side",
+    "status",
+)
+_ALWAYS = ("integrity", "status")
+_SUBJECT_OF_SCAN: dict[str, dict[Kind, Subject]] = {
+    "carlini": {"unconditional": "images", "text-to-image": "prompts"},
+    "extended_side": {"text-to-image": "keys"},
+    "repeats": {"unconditional": "repeats"},
+}
+
+
+def why_not(name: str, kind: Kind, *, has_train_data: bool) -> str:
+    """Why a check does not apply, or ""."""
+    if name in ("prompt_detectors", "extended_side") and kind == "unconditional":
+        return "it needs prompts, and the checkpoint is unconditional"
+    if name == "repeats" and kind == "text-to-image":
+        return "it is for unconditional checkpoints, and this one is text-to-image"
+    if name == "repeats" and has_train_data:
+        return "there are training images, and comparing with them says more"
+    if name == "duplicates" and not has_train_data:
+        return "no training images were given"
+    if name == "carlini" and kind == "unconditional" and not has_train_data:
+        return "no training images were given; memscan::repeats looks for what comes up again"
+    return ""
+
+
+def checks_of(
+    kind: Kind | None, *, has_train_data: bool, scans: tuple[str, ...] | None = None
+) -> tuple[str, ...]:
+    """The checks of a run, in order.
+
+    Args:
+        kind: Of the checkpoint; None when it is not known before it is fetched.
+        has_train_data: Whether training images are there to compare with.
+        scans: Those asked for by name; None for every one that applies.
+    """
+    kinds: tuple[Kind, ...] = ("unconditional", "text-to-image") if kind is None else (kind,)
+    return tuple(
+        name
+        for name in CHECKS
+        if name in _ALWAYS
+        or (
+            any(not why_not(name, each, has_train_data=has_train_data) for each in kinds)
+            and (scans is None or name in scans or name == "duplicates")
+        )
+    )
+
+
+def subjects_of(kind: Kind | None, checks: tuple[str, ...]) -> set[Subject]:
+    """What these checks measure."""
+    subjects: set[Subject] = {"duplicates"} if "duplicates" in checks else set()
+    for name, by_kind in _SUBJECT_OF_SCAN.items():
+        if name in checks:
+            subjects |= {
+                subject for each, subject in by_kind.items() if kind is None or each == kind
+            }
+    return subjects

@@ -1,0 +1,24 @@
+"""Thresholds x results -> verdict. Pure: what was measured comes in, sentences come out."""
+
+from pytest_memscan.gate.images import judge_coverage, judge_duplicates, judge_scan
+from pytest_memscan.gate.prompts import (
+    judge_keys,
+    judge_prompt_scan,
+    judge_repeats,
+    judge_screening,
+)
+from pytest_memscan.gate.run import judge_integrity, judge_run, judge_status, not_applicable
+
+__all__ = [
+    "judge_coverage",
+    "judge_duplicates",
+    "judge_integrity",
+    "judge_keys",
+    "judge_prompt_scan",
+    "judge_repeats",
+    "judge_run",
+    "judge_scan",
+    "judge_screening",
+    "judge_status",
+    "not_applicable",
+]

@@ -1,0 +1,110 @@
+"""The verdict of a run, from how its checks ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pytest_memscan.gate.images import judge_coverage
+from pytest_memscan.gate.prompts import (
+    judge_key_coverage,
+    judge_prompt_coverage,
+    judge_repeats_coverage,
+)
+from pytest_memscan.gate.verdicts import worst
+from pytest_memscan.policy import Threshold
+from pytest_memscan.results import CheckOutcome, Integrity, RunResult, Verdict
+
+
+def judge_integrity(integrity: Integrity) -> CheckOutcome:
+    """A checkpoint that was vetted without an error."""
+    return CheckOutcome(
+        name="integrity",
+        verdict=Verdict.PASS,
+        sentence=(
+            f"{integrity.pipeline}: {len(integrity.files)} files hashed, {integrity.num_tensors} "
+            f"tensors ({integrity.num_parameters:,} parameters) complete and finite, no code"
+        ),
+        integrity=integrity,
+    )
+
+
+def judge_status(
+    checks: Sequence[CheckOutcome], thresholds: Sequence[Threshold] = ()
+) -> CheckOutcome:
+    """The catch-all: every check ran, every scan had full coverage, every line was judged."""
+    errors = [check for check in checks if check.verdict in (Verdict.ERROR, Verdict.NOT_RUN)]
+    if errors:
+        return CheckOutcome(name="status", verdict=Verdict.ERROR, sentence=errors[0].sentence)
+    judged = list(_coverages(checks))
+    unmeasured = _unmeasured(checks, thresholds)
+    if unmeasured:
+        judged.append((Verdict.ERROR, unmeasured))
+    verdict = worst(verdict for verdict, _ in judged)
+    sentence = "; ".join(sentence for each, sentence in judged if each is verdict)
+    return CheckOutcome(name="status", verdict=verdict, sentence=sentence or "no scan was run")
+
+
+def _coverages(checks: Sequence[CheckOutcome]) -> Iterator[tuple[Verdict, str]]:
+    for check in checks:
+        if check.scan is not None:
+            yield judge_coverage(check.scan.coverage)
+        if check.prompt_scan is not None:
+            yield judge_prompt_coverage(check.prompt_scan)
+        if check.keys is not None:
+            yield judge_key_coverage(check.keys)
+        if check.repeats is not None:
+            yield judge_repeats_coverage(check.repeats)
+
+
+def _unmeasured(checks: Sequence[CheckOutcome], thresholds: Sequence[Threshold]) -> str:
+    """Lines somebody wrote that nothing in this run could be held against."""
+    measured = {outcome.expression for check in checks for outcome in check.thresholds}
+    missing = [
+        line for line in thresholds if not line.is_default and line.expression not in measured
+    ]
+    if not missing:
+        return ""
+    return (
+        f'{missing[0].source}: "{missing[0].expression}" was not measured: no check of this run '
+        f"gives {missing[0].metric}"
+    )
+
+
+def not_applicable(name: str, reason: str) -> CheckOutcome:
+    """A check that this checkpoint has no use for."""
+    return CheckOutcome(
+        name=name, verdict=Verdict.NOT_APPLICABLE, sentence=f"not applicable: {reason}"
+    )
+
+
+def judge_run(
+    checks: Sequence[CheckOutcome],
+    *,
+    required: Sequence[str],
+    checkpoint: str,
+    policy: dict[str, tuple[str, str]],
+    versions: dict[str, str],
+    timings: dict[str, float],
+    reason_not_run: str = "not selected",
+) -> RunResult:
+    """The verdict of a run; checks that are required and missing make it ``not_run``."""
+    by_name = {check.name: check for check in checks}
+    complete = tuple(
+        by_name.get(name)
+        or CheckOutcome(name=name, verdict=Verdict.NOT_RUN, sentence=reason_not_run)
+        for name in required
+    )
+    verdict = worst(check.verdict for check in complete)
+    decisive = next(check for check in complete if check.verdict is verdict)
+    if verdict is Verdict.PASS:
+        scans = (check for check in complete if check.scan or check.prompt_scan or check.repeats)
+        decisive = next(scans, decisive)
+    return RunResult(
+        verdict=verdict,
+        sentence=decisive.sentence,
+        checkpoint=checkpoint,
+        checks=complete,
+        policy=policy,
+        versions=versions,
+        timings=timings,
+    )

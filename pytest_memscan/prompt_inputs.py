@@ -1,0 +1,95 @@
+"""What a text-to-image scan is given besides images: prompts, planted strings, negatives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from pytest_memscan.data.negatives import random_strings, recombined
+from pytest_memscan.data.prompts import (
+    PROBE,
+    PromptSet,
+    PromptSource,
+    count_truncated,
+    has_captions,
+    prompts_of_captions,
+    read_prompts,
+)
+from pytest_memscan.inputs import Inputs
+
+if TYPE_CHECKING:
+    from pytest_memscan.scans.prompt_images import Texts
+
+NUM_NEGATIVES = 32  # of each form
+MIN_RECOMBINED = 16  # where the prompts give fewer, those of the probe list help out
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptInputs:
+    """Made from the settings of a run, when first asked for and once."""
+
+    inputs: Inputs = field(repr=False)
+
+    @cached_property
+    def prompts(self) -> PromptSet:
+        """As given; else what comes with the checkpoint or its training images; else the probe.
+
+        Raises:
+            PromptError: They cannot be read, or none can be used.
+        """
+        config = self.inputs.config
+        builtin = self.inputs.checkpoint.prompts
+        if config.prompt_source is not None:
+            found = read_prompts(config.prompt_source, offline=config.offline)
+            found = replace(found, coverage=replace(found.coverage, is_probe=False))
+        elif builtin is not None:
+            found = read_prompts(PromptSource(kind="txt", path=builtin), offline=True)
+        elif self._has_captions:
+            train = self.inputs.train_data
+            found = prompts_of_captions(train.captions, f"captions of {train.origin}")
+        else:
+            found = read_prompts(PROBE, offline=True)
+        return self._counted(found)
+
+    @cached_property
+    def canaries(self) -> PromptSet | None:
+        """Strings planted before fine-tuning, when given."""
+        config = self.inputs.config
+        if config.canary_source is None:
+            return None
+        return self._counted(read_prompts(config.canary_source, offline=config.offline))
+
+    @cached_property
+    def texts(self) -> Texts:
+        """Everything that images may be made of, with negatives of the same forms."""
+        from pytest_memscan.scans.prompt_images import Texts
+
+        seed = self.inputs.config.seed
+        canaries = () if self.canaries is None else self.canaries.prompts
+        prompts = tuple(each for each in self.prompts.prompts if each not in set(canaries))
+        negatives = recombined(prompts, NUM_NEGATIVES, seed=seed)
+        if len(negatives) < MIN_RECOMBINED:
+            probe = read_prompts(PROBE, offline=True).prompts
+            negatives += recombined(probe, NUM_NEGATIVES - len(negatives), seed=seed)
+        strings = [*canaries, *(each for each in prompts if " " not in each)]
+        return Texts(
+            prompts=prompts,
+            canaries=canaries,
+            recombined=negatives,
+            strings=random_strings(NUM_NEGATIVES, seed=seed, like=strings) if strings else (),
+        )
+
+    @property
+    def _has_captions(self) -> bool:
+        config = self.inputs.config
+        if not config.has_train_data or self.inputs.train_is_index:
+            return False
+        return has_captions(self.inputs.train_data.captions)
+
+    def _counted(self, found: PromptSet) -> PromptSet:
+        pipeline = self.inputs.pipeline(self.inputs.config.dtype)
+        names = ("tokenizer", "tokenizer_2", "tokenizer_3")
+        tokenizers = [each for name in names if (each := getattr(pipeline, name, None)) is not None]
+        truncated = count_truncated(found.prompts, tokenizers)
+        return replace(found, coverage=replace(found.coverage, num_truncated=truncated))
