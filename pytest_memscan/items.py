@@ -60,7 +60,7 @@ class MemscanItem(pytest.Item):
         """Pass, or say what was measured."""
         outcome = self.stash[_OUTCOME]
         if outcome.verdict is Verdict.NOT_APPLICABLE:
-            pytest.skip(outcome.sentence)
+            pytest.skip(f"not applicable: {outcome.sentence}")
         if outcome.verdict is not Verdict.PASS:
             raise GateError(_message(outcome))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from pytest_memscan.inputs import Inputs
 if TYPE_CHECKING:
     from pytest_memscan.scans.prompt_images import Texts
 
-NUM_NEGATIVES = 32  # of each form
+NUM_NEGATIVES = 24  # of each form
 MIN_RECOMBINED = 16  # where the prompts give fewer, those of the probe list help out
 
 
@@ -77,8 +78,17 @@ class PromptInputs:
             prompts=prompts,
             canaries=canaries,
             recombined=negatives,
-            strings=random_strings(NUM_NEGATIVES, seed=seed, like=strings) if strings else (),
+            strings=random_strings(NUM_NEGATIVES, seed=seed, like=strings),
         )
+
+    @property
+    def places(self) -> list[str]:
+        """Where each prompt and then each planted string was found, without names of files."""
+        place_of = dict(zip(self.prompts.prompts, self.prompts.places, strict=True))
+        if self.canaries is not None:
+            place_of |= dict(zip(self.canaries.prompts, self.canaries.places, strict=True))
+        given = (*self.texts.prompts, *self.texts.canaries)
+        return [_public(place_of[text]) for text in given]
 
     @property
     def _has_captions(self) -> bool:
@@ -93,3 +103,9 @@ class PromptInputs:
         tokenizers = [each for name in names if (each := getattr(pipeline, name, None)) is not None]
         truncated = count_truncated(found.prompts, tokenizers)
         return replace(found, coverage=replace(found.coverage, num_truncated=truncated))
+
+
+def _public(place: str) -> str:
+    """A place may name somebody's file; what follows the name is enough to find it."""
+    found = re.search(r"(line|row) \d+$|train#\d+$", place)
+    return found[0] if found else ""

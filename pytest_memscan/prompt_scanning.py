@@ -145,6 +145,7 @@ class PromptScanner:
             limit=self.limit,
             rule=self.rule,
             calls_per_image=self.calls_per_image,
+            places=self.texts_in.places,
             seed=config.seed,
         ), most
 

@@ -89,12 +89,11 @@ def judge_repeats(repeats: Repeats, thresholds: Sequence[Threshold]) -> CheckOut
 
     That nothing repeats shows little; it is a pass only where the policy asks for just that.
     """
-    count = Estimate(value=repeats.num_groups, lower=repeats.num_groups, upper=repeats.num_groups)
-    outcomes = _judge({"repeated_groups": count}, thresholds, "repeats")
+    outcomes = _judge(repeats.metrics, thresholds, "repeats")
     verdict, sentence = _decisive(outcomes)
     written = any(line.subject == "repeats" and not line.is_default for line in thresholds)
     if verdict is Verdict.PASS and not written:
-        verdict, sentence = Verdict.INCONCLUSIVE, f"{sentence}; {_NOTHING_REPEATS}"
+        verdict, sentence = Verdict.INCONCLUSIVE, f"{repeats.sentence}; {_NOTHING_REPEATS}"
     return CheckOutcome(
         name="repeats", verdict=verdict, sentence=sentence, thresholds=outcomes, repeats=repeats
     )

@@ -72,9 +72,7 @@ def _unmeasured(checks: Sequence[CheckOutcome], thresholds: Sequence[Threshold])
 
 def not_applicable(name: str, reason: str) -> CheckOutcome:
     """A check that this checkpoint has no use for."""
-    return CheckOutcome(
-        name=name, verdict=Verdict.NOT_APPLICABLE, sentence=f"not applicable: {reason}"
-    )
+    return CheckOutcome(name=name, verdict=Verdict.NOT_APPLICABLE, sentence=reason)
 
 
 def judge_run(

@@ -83,11 +83,12 @@ def repeats_text(repeats: Repeats) -> str:
         )
     groups = "group" if repeats.num_groups == 1 else "groups"
     chance = repeats.expected_by_chance
-    share = repeats.num_repeating / repeats.num_images if repeats.num_images else 0.0
+    among = repeats.num_searched or repeats.num_images
+    share = repeats.num_repeating / among if among else 0.0
     return (
         f"{repeats.num_groups:,} {groups} of at least {repeats.group_size} near-identical images"
         + ("" if chance is None else f" ({quantity(chance)} expected by chance)")
-        + f"; {repeats.num_repeating:,} of {repeats.num_images:,} generated images "
+        + f"; {repeats.num_repeating:,} of the first {among:,} generated images "
         f"({percent(share)}) are in one"
     )
 

@@ -26,7 +26,7 @@ from pytest_memscan.sequential import Decision, StoppingRule
 from pytest_memscan.similarity.tiles import masked_variance, tiled_l2, variance
 
 SAME_PICTURE = 0.15  # l2 at which Carlini et al. (section 4.1) call two images the same
-EDGE_ALARM = 0.01  # chance that ten images of a prompt not memorised have any edge
+NEAR_IDENTICAL = 0.1  # of the distance between images of different prompts
 TEMPLATE_ALARM = 0.05  # chance of one or more false template among all sampled prompts
 SMALLEST_DISTANCE = 1e-4  # of equal images, whose logarithm does not exist
 
@@ -37,7 +37,8 @@ class SampledPrompt:
 
     Attributes:
         text_id: Of the prompt.
-        decision: How sampling ended; CONTINUE when the budget did.
+        decision: How sampling ended; CONTINUE when the budget did, or with a template.
+        is_template: Whether part of the first images is fixed.
         num_images: Valid ones.
         clique: Sample ids of the largest clique, ascending, at most the size that flags.
         clique_distance: Mean tiled L2 within it; None for a single image.
@@ -47,6 +48,7 @@ class SampledPrompt:
 
     text_id: int
     decision: Decision
+    is_template: bool
     num_images: int
     clique: tuple[int, ...]
     clique_distance: float | None
@@ -56,24 +58,34 @@ class SampledPrompt:
     @property
     def is_settled(self) -> bool:
         """Whether sampling came to an end."""
-        return self.decision is not Decision.CONTINUE
+        return self.is_template or self.decision is not Decision.CONTINUE
+
+    @property
+    def kind(self) -> str:
+        """How the prompt is memorised: "verbatim", "template", or "" when it is not."""
+        if self.decision is Decision.FLAG:
+            return "verbatim"
+        return "template" if self.is_template else ""
 
 
 def edge_threshold(negatives: Sequence[NDArray[np.uint8]]) -> float:
     """Tiled L2 below which two generations of one prompt are near-identical.
 
-    Of each negative, the closest two of its images; the threshold is where a further prompt like
-    these would have its closest two with probability ``EDGE_ALARM``, and at most ``SAME_PICTURE``.
+    A tenth of the distance between images of different negatives, at the median, and at most
+    ``SAME_PICTURE``. The tail of the distances within negatives would be of no use: parts of
+    memorised prompts can bring up the memorised image.
 
     Args:
-        negatives: ``(num_images, height, width, channels)`` uint8 of each, of equal numbers.
+        negatives: ``(num_images, height, width, channels)`` uint8 of each.
+
+    Raises:
+        ValueError: Most of these images are equal.
     """
-    closest = [
-        max(SMALLEST_DISTANCE, float(tiled_l2(images)[np.triu_indices(len(images), 1)].min()))
-        for images in negatives
-    ]
-    limit = prediction_limit(np.array(closest), EDGE_ALARM, tail="lower")
-    return min(SAME_PICTURE, float(limit))
+    apart = tiled_l2(np.stack([images[0] for images in negatives]))
+    typical = float(np.median(apart[np.triu_indices(len(negatives), 1)]))
+    if typical < SMALLEST_DISTANCE:
+        raise ValueError("the images of different prompts are equal")
+    return min(SAME_PICTURE, NEAR_IDENTICAL * typical)
 
 
 def template_threshold(negatives: Sequence[NDArray[np.uint8]], num_prompts: int) -> float:
@@ -110,9 +122,11 @@ def is_template(images: NDArray[np.uint8], *, edge: float, threshold: float) -> 
 
 
 def sample_prompt(
-    images: PromptImages, text_id: int, *, rule: StoppingRule, edge: float
+    images: PromptImages, text_id: int, *, rule: StoppingRule, edge: float, template: float
 ) -> SampledPrompt:
     """Make images of a prompt until the rule or the budget ends it.
+
+    A prompt whose first images show a fixed part is memorised, and left too.
 
     Cost: every new image is compared with all before it, so ``n**2 / 2`` comparisons for ``n``
     images, and a clique search at every look. Memory: the images of this prompt.
@@ -120,7 +134,7 @@ def sample_prompt(
     seen: TextImages | None = None
     distances = np.zeros((0, 0))
     clique: tuple[int, ...] = ()
-    decision = Decision.CONTINUE
+    decision, fixed = Decision.CONTINUE, False
     for start in range(0, rule.max_images, rule.batch):
         count = min(rule.batch, rule.max_images - start)
         if not images.can_afford(count):
@@ -129,9 +143,11 @@ def sample_prompt(
         seen, distances = _extended(seen, distances, new)
         clique = largest_clique(distances <= edge, enough=rule.clique_size).members
         decision = rule.decide(len(seen), len(clique))
-        if decision is not Decision.CONTINUE:
+        if start == 0 and decision is Decision.CONTINUE and len(seen) == rule.batch:
+            fixed = is_template(seen.pixels, edge=edge, threshold=template)
+        if fixed or decision is not Decision.CONTINUE:
             break
-    return _sampled(text_id, decision, seen, distances, clique, num_first=rule.batch)
+    return _sampled(text_id, decision, fixed, seen, distances, clique, num_first=rule.batch)
 
 
 def _extended(
@@ -148,6 +164,7 @@ def _extended(
 def _sampled(
     text_id: int,
     decision: Decision,
+    fixed: bool,
     seen: TextImages | None,
     distances: NDArray[np.float64],
     clique: tuple[int, ...],
@@ -159,6 +176,7 @@ def _sampled(
     return SampledPrompt(
         text_id=text_id,
         decision=decision,
+        is_template=fixed,
         clique=tuple(ids[list(clique)].tolist()),
         clique_distance=mean_distance(distances, clique) if repeats else None,
         representative=int(ids[medoid(distances, clique) if repeats else 0]) if len(ids) else None,

@@ -32,7 +32,8 @@ class Key:
     """One key and what its first images say.
 
     Attributes:
-        prompt_id: Place in its list.
+        prompt_id: Position in its list.
+        place: Where it was found: "line 7".
         is_canary: In the list of planted strings; else in that of prompts.
         num_images: That variances are measured on.
         variances: Space -> variance over them.
@@ -40,6 +41,7 @@ class Key:
     """
 
     prompt_id: int
+    place: str
     is_canary: bool
     num_images: int
     variances: Mapping[str, float]
@@ -107,6 +109,7 @@ def _findings(form: Form) -> list[KeyFinding]:
     return [
         KeyFinding(
             prompt_id=key.prompt_id,
+            place=key.place,
             is_canary=key.is_canary,
             flagged=bool(flag),
             num_images=key.num_images,

@@ -14,20 +14,27 @@ from pytest_memscan.cliques import find_clique
 from pytest_memscan.results import Control
 from pytest_memscan.similarity.tiles import tiled_l2
 
-QUALITIES = range(75, 95, 2)  # of JPEG: ten slightly different copies of one image
+QUALITIES = range(90, 100)  # of JPEG: ten slightly different copies of one image
 MIN_SEEN = 0.95  # share of planted cliques that must be found
-MAX_GHOSTS = 0.1  # share of negatives that may repeat: parts of a memorised prompt can trigger it
+MAX_GHOSTS = 0.1  # share of random strings that may repeat
 
 
-def prompt_controls(negatives: Sequence[NDArray[np.uint8]], *, edge: float) -> tuple[Control, ...]:
-    """Plant near-identical images, and look for cliques among images of the negatives.
+def prompt_controls(
+    *,
+    copied: Sequence[NDArray[np.uint8]],
+    unrelated: Sequence[NDArray[np.uint8]],
+    edge: float,
+) -> tuple[Control, ...]:
+    """Plant near-identical images, and look for cliques among images of random strings.
 
     Args:
-        negatives: ``(num_images, height, width, channels)`` uint8 of each.
+        copied: ``(num_images, height, width, channels)`` uint8 of each negative, of which the
+            first image is copied.
+        unrelated: The same of negatives that have nothing in common with any prompt.
         edge: Tiled L2 below which two images are near-identical.
     """
-    planted = [_has_clique(_copies(images[0]), edge) for images in negatives]
-    ghosts = [_has_clique(images, edge) for images in negatives]
+    planted = [_has_clique(_copies(images[0]), edge) for images in copied]
+    ghosts = [_has_clique(images, edge) for images in unrelated]
     return (
         Control(
             name="copies",
@@ -39,8 +46,8 @@ def prompt_controls(negatives: Sequence[NDArray[np.uint8]], *, edge: float) -> t
             maximum_found=len(planted),
         ),
         Control(
-            name="negatives",
-            sentence="prompts that cannot be in the training set must not be found memorised",
+            name="strings",
+            sentence="random strings, which nobody trained on, must not be found memorised",
             num_images=len(ghosts),
             num_found=sum(ghosts),
             minimum_found=0,
@@ -58,6 +65,6 @@ def _copies(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     copies = []
     for quality in QUALITIES:
         buffer = io.BytesIO()
-        picture.save(buffer, format="JPEG", quality=quality)
+        picture.save(buffer, format="JPEG", quality=quality, subsampling=0)
         copies.append(np.asarray(Image.open(buffer, formats=("JPEG",))))
     return np.stack(copies).reshape(-1, *image.shape)

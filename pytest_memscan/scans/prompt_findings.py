@@ -33,8 +33,9 @@ TITLE = "Carlini et al. 2023: near-identical images of one prompt"
 MAX_FINDINGS = 500
 MAX_SHOWN = 4  # images of one prompt
 CALIBRATION = (
-    "thresholds from the negatives, log values and a robust Student-t prediction: edge, closest "
-    "two of a batch of images; template, lowest tile variances"
+    "on negatives: two images are near-identical within a tenth of the median tiled L2 between "
+    "images of different negatives; a part is fixed that is near-identical, and has less of the "
+    "variance than in any negative by chance (log shares, robust Student-t prediction)"
 )
 
 
@@ -95,7 +96,11 @@ class Judged:
             num_unsettled=sum(not each.settled for each in findings),
             num_confirmed=None if campaign.tools.nearest is None else sum(near),
             images=campaign.tools.images.coverage(),
-            controls=prompt_controls(campaign.negatives.images, edge=campaign.edge),
+            controls=prompt_controls(
+                copied=campaign.negatives.everything,
+                unrelated=[each.pixels for each in campaign.negatives.strings.values()],
+                edge=campaign.edge,
+            ),
             calls=self._calls(),
             provenance=self.provenance,
         )
@@ -144,7 +149,7 @@ class Judged:
     def _finding(self, sampled: SampledPrompt) -> PromptFinding:
         plan = self.campaign.plan
         text_id = sampled.text_id
-        kind, train = self.campaign.kind(sampled), None
+        kind, train = sampled.kind, None
         if kind and sampled.representative is not None:
             train = self._nearest(self.campaign.tools.images.pixels_of(sampled.representative))
         scores = {}
@@ -154,6 +159,7 @@ class Judged:
             scores = {name: float(each[place]) for name, each in relative.values.items()}
         return PromptFinding(
             prompt_id=self._prompt_id(text_id),
+            place=plan.place_of(text_id),
             route=self.campaign.routes[text_id],
             kind=kind,
             settled=sampled.is_settled,
@@ -193,7 +199,7 @@ class Judged:
             template_threshold=self.campaign.template,
             copy_rate=rule.copy_rate,
             miss_probability=rule.miss_probability,
-            num_negatives=len(self.campaign.negatives.images),
+            num_negatives=len(self.campaign.negatives.everything),
             sentence=CALIBRATION,
         )
 
@@ -212,6 +218,7 @@ class Judged:
     def _key(self, sampled: SampledPrompt, pixels: Pixels) -> Key:
         return Key(
             prompt_id=self._prompt_id(sampled.text_id),
+            place=self.campaign.plan.place_of(sampled.text_id),
             is_canary=self._is_canary(sampled.text_id),
             num_images=len(pixels),
             variances=self.campaign.tools.variances(pixels),

@@ -27,7 +27,6 @@ from pytest_memscan.results import PromptCoverage
 from pytest_memscan.scans.carlini_prompts import (
     SampledPrompt,
     edge_threshold,
-    is_template,
     sample_prompt,
     template_threshold,
 )
@@ -38,7 +37,7 @@ from pytest_memscan.scans.prompt_detectors import (
     find_suspects,
 )
 from pytest_memscan.scans.prompt_images import PromptImages, TextImages, Texts
-from pytest_memscan.sequential import Decision, StoppingRule
+from pytest_memscan.sequential import StoppingRule
 
 MIN_NEGATIVES = 16  # fewer say too little about the tail
 Pixels = NDArray[np.uint8]
@@ -56,6 +55,8 @@ class PromptPlan:
         limit: Share of memorised prompts that the audit has to be able to exclude.
         rule: When sampling a prompt stops.
         calls_per_image: Single-sample denoiser forwards.
+        places: Where each prompt and then each planted string was found: "line 7". No names of
+            files, which are private.
         seed: Of the audit's choice.
     """
 
@@ -66,7 +67,12 @@ class PromptPlan:
     limit: float
     rule: StoppingRule
     calls_per_image: int
+    places: Sequence[str] = ()
     seed: int = 0
+
+    def place_of(self, text_id: int) -> str:
+        """Where a prompt or planted string was found."""
+        return self.places[text_id] if text_id < len(self.places) else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +100,12 @@ class Negatives:
 
     recombined: Mapping[int, TextImages]
     strings: Mapping[int, TextImages]
+
+    @cached_property
+    def everything(self) -> list[Pixels]:
+        """Images of all of them."""
+        both = (*self.recombined.values(), *self.strings.values())
+        return [each.pixels for each in both]
 
     @cached_property
     def images(self) -> list[Pixels]:
@@ -160,7 +172,7 @@ class Campaign:
     def edge(self) -> float:
         """Tiled L2 of near-identical images."""
         with _calibrating():
-            return edge_threshold(self.negatives.images)
+            return edge_threshold(self.negatives.everything)
 
     @cached_property
     def template(self) -> float:
@@ -178,16 +190,6 @@ class Campaign:
         """Why each text was sampled."""
         return {text_id: self._routes[text_id] for text_id in self.sampled}
 
-    def kind(self, sampled: SampledPrompt) -> str:
-        """How a text is memorised: "verbatim", "template", or "" when it is not."""
-        if sampled.decision is Decision.FLAG:
-            return "verbatim"
-        first = sampled.first
-        if first is None or len(first) < self.plan.rule.batch:
-            return ""  # fewer images than the negatives have cannot be held against them
-        fixed = is_template(first.pixels, edge=self.edge, threshold=self.template)
-        return "template" if fixed else ""
-
     def _sampled(self) -> Iterator[SampledPrompt]:
         for text_id in self.plan.texts.canary_ids:
             yield self._sample(text_id, "canary")
@@ -197,7 +199,7 @@ class Campaign:
             if number >= self.suspects.num_suspicious and num_clean >= PATIENCE:
                 break
             sampled = self._sample(text_id, "escalated")
-            num_clean = 0 if self.kind(sampled) else num_clean + 1
+            num_clean = 0 if sampled.kind else num_clean + 1
             yield sampled
         rest = [text_id for text_id in order if text_id not in self._routes]
         for text_id in choose_audit(
@@ -208,7 +210,13 @@ class Campaign:
     def _sample(self, text_id: int, route: str) -> SampledPrompt:
         self._routes[text_id] = route
         self.tools.progress(f"sampling ({route})", len(self._routes), len(self.plan.planned))
-        return sample_prompt(self.tools.images, text_id, rule=self.plan.rule, edge=self.edge)
+        return sample_prompt(
+            self.tools.images,
+            text_id,
+            rule=self.plan.rule,
+            edge=self.edge,
+            template=self.template,
+        )
 
 
 @contextmanager

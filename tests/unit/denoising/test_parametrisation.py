@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_memscan.denoising.parametrisation import (
@@ -43,6 +43,7 @@ def _pair(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)
 @given(mixture=mixtures(), seed=st.integers(0, 2**32 - 1))
 def test_clean_latents_noise_velocity_and_score_come_back(
     kind: Kind, mixture: Mixture, seed: int
@@ -69,6 +70,7 @@ def test_clean_latents_noise_velocity_and_score_come_back(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)
 @given(mixture=mixtures(), seed=st.integers(0, 2**32 - 1))
 def test_a_change_is_the_difference_of_two_predictions(
     kind: Kind, mixture: Mixture, seed: int

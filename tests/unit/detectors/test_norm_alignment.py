@@ -7,7 +7,7 @@ import statistics
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_memscan.detectors.norm_alignment import norm_alignment
@@ -16,6 +16,7 @@ VALUES = st.floats(-100, 100).map(lambda value: round(value, 3))
 MANY = st.lists(st.tuples(VALUES, VALUES), min_size=3, max_size=12)
 
 
+@settings(deadline=None)
 @given(prompts=MANY, negatives=MANY)
 def test_by_definition(
     prompts: list[tuple[float, float]], negatives: list[tuple[float, float]]

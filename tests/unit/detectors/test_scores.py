@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_memscan.detectors import scores
@@ -84,6 +84,7 @@ def unit(vector: Vector) -> Vector:
     return [value / math.sqrt(dot(vector, vector)) for value in vector]
 
 
+@settings(deadline=None)
 @given(changes=latents())
 def test_noise_magnitude_by_definition(changes: torch.Tensor) -> None:
     norms = [math.sqrt(dot(each, each)) for each in flat(changes)]
@@ -101,6 +102,7 @@ def test_mean_noise_magnitude_is_the_mean_over_seeds_and_steps() -> None:
     assert mean_noise_magnitude(norms) == 4.0
 
 
+@settings(deadline=None)
 @given(changes=latents(), seed=st.integers(0, 2**32 - 1))
 def test_alignment_by_definition(changes: torch.Tensor, seed: int) -> None:
     other = torch.randn(changes.shape, generator=torch.Generator().manual_seed(seed))
@@ -116,6 +118,7 @@ def test_alignment_by_hand() -> None:
     assert math.isnan(alignment(changes, torch.zeros(3, 2)))
 
 
+@settings(deadline=None)
 @given(noise=latents(), seed=st.integers(0, 2**32 - 1))
 def test_denoising_confidence_by_definition(noise: torch.Tensor, seed: int) -> None:
     clean = torch.randn(noise.shape, generator=torch.Generator().manual_seed(seed))
@@ -127,6 +130,7 @@ def test_denoising_confidence_by_definition(noise: torch.Tensor, seed: int) -> N
     assert denoising_confidence(noise, clean) == pytest.approx(sum(squares) / len(squares))
 
 
+@settings(deadline=None)
 @given(changes=latents())
 def test_masked_magnitude_by_definition(changes: torch.Tensor) -> None:
     places = by_place(changes)
@@ -152,12 +156,14 @@ def test_masked_magnitude_sees_a_fixed_part_that_the_whole_hides() -> None:
     assert masked_magnitude(fixed) == pytest.approx(float(inside.norm()))
 
 
+@settings(deadline=None)
 @given(descriptors=latents())
 def test_consistency_by_definition(descriptors: torch.Tensor) -> None:
     cosines = [cosine(a, b) for a, b in combinations(flat(descriptors), 2)]
     assert consistency(descriptors) == pytest.approx(sum(cosines) / len(cosines), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(clean=latents())
 def test_spreads_by_definition(clean: torch.Tensor) -> None:
     distances = [distance(unit(a), unit(b)) for a, b in combinations(flat(clean), 2)]
@@ -171,6 +177,7 @@ def test_spreads_by_definition(clean: torch.Tensor) -> None:
     assert masked_early_spread(clean) == pytest.approx(sum(lowest) / len(lowest), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(clean=latents(), factor=st.floats(0.01, 100))
 def test_spreads_do_not_depend_on_scale_nor_on_the_order_of_seeds(
     clean: torch.Tensor, factor: float
@@ -188,6 +195,7 @@ def test_equal_seeds_have_no_spread() -> None:
     assert consistency(clean) == pytest.approx(1)
 
 
+@settings(deadline=None)
 @given(picture=latents().filter(lambda each: each.dim() == 4))
 def test_a_picture_and_its_tokens_score_alike(picture: torch.Tensor) -> None:
     packed = picture.flatten(2).transpose(1, 2)
