@@ -153,6 +153,11 @@ def _check_train_data(settings: Config) -> None:
         except MemscanError as error:
             raise OptionError(f"--memscan-{option}: {error}") from None
     _check_index(settings)
+    if settings.holdout_source is not None and settings.kind == "text-to-image":
+        raise OptionError(
+            f"--memscan-holdout: {settings.label} is text-to-image, and its scans compare with no "
+            "held-out images; leave the option out"
+        )
 
 
 def _check_prompts(settings: Config) -> None:
@@ -166,7 +171,10 @@ def _check_prompts(settings: Config) -> None:
         if source is None:
             continue
         if settings.kind == "unconditional":
-            raise OptionError(f"--memscan-{option}: {settings.label} is unconditional, without any")
+            raise OptionError(
+                f"--memscan-{option}: {settings.label} is an unconditional checkpoint, which takes no "
+                "prompts; leave the option out"
+            )
         try:
             check_prompt_source(source)
         except MemscanError as error:

@@ -6,8 +6,11 @@ be of either kind, so its run has the checks of both; those that turn out not to
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pytest_memscan.checkpoints.families import Kind
-from pytest_memscan.policy import Subject
+from pytest_memscan.errors import OptionError
+from pytest_memscan.policy import METRICS, Subject, Threshold
 
 CHECKS = (
     "integrity",
@@ -72,3 +75,37 @@ def subjects_of(kind: Kind | None, checks: tuple[str, ...]) -> set[Subject]:
                 subject for each, subject in by_kind.items() if kind is None or each == kind
             }
     return subjects
+
+
+def check_measured(
+    lines: Iterable[Threshold],
+    kind: Kind | None,
+    *,
+    has_train_data: bool,
+    scans: tuple[str, ...] | None = None,
+) -> None:
+    """Refuse a line of the policy that nothing in this run could be held against.
+
+    Args:
+        lines: Of the policy.
+        kind: As for `checks_of`, like the others.
+        has_train_data: Whether training images are there to compare with.
+        scans: Those asked for by name.
+
+    Raises:
+        OptionError: Names the line, the checks of the run, and what would do.
+    """
+    checks = checks_of(kind, has_train_data=has_train_data, scans=scans)
+    with_images = subjects_of(kind, checks_of(kind, has_train_data=True, scans=scans))
+    subjects = subjects_of(kind, checks)
+    measured = [name for subject in METRICS if subject in subjects for name in METRICS[subject]]
+    for line in lines:
+        if line.subject in subjects:
+            continue
+        remedy = f"write a limit on {' or '.join(measured)}" if measured else "ask for more scans"
+        if line.subject in with_images:
+            remedy = f"pass --memscan-train-data, or {remedy}"
+        raise OptionError(
+            f'{line.source}: "{line.expression}" cannot be judged: no check of this run '
+            f"({', '.join(checks)}) measures {line.metric}; {remedy}"
+        )

@@ -15,13 +15,14 @@ from typing import Any
 
 from pytest_memscan.checkpoints.families import Kind
 from pytest_memscan.checkpoints.resolve import has_builtin_train_data, known_kind
-from pytest_memscan.checks import checks_of, subjects_of, why_not
+from pytest_memscan.checks import check_measured, checks_of, subjects_of, why_not
 from pytest_memscan.data.prompts import PromptSource
 from pytest_memscan.data.sources import DataSource
 from pytest_memscan.errors import OptionError, shown_path
 from pytest_memscan.policy import Threshold, check_can_be_shown, whole_policy
 from pytest_memscan.settings import (
     DEFAULT_BATCH_SIZE,
+    DEFAULT_COPY_RATE,
     DEFAULT_IMAGES,
     DEFAULT_IMAGES_PER_PROMPT,
     DTYPES,
@@ -42,6 +43,7 @@ from pytest_memscan.settings import (
     parse_prompts,
     parse_reports,
     parse_scans,
+    parse_share,
     parse_thresholds,
     parse_train_source,
 )
@@ -60,6 +62,7 @@ TOML_KEYS = [
     "fail",
     "budget",
     "images_per_prompt",
+    "copy_rate",
     "guidance_scale",
     "steps",
     "seed",
@@ -90,6 +93,7 @@ class Config:
     thresholds: tuple[Threshold, ...]
     budget: Budget | None  # None for what the kind of checkpoint needs
     images_per_prompt: int  # of the fixed protocol
+    copy_rate: float  # a prompt that gives one image this often must be found
     guidance_scale: float | None  # None for the pipeline's own
     steps: int  # denoiser calls per image
     seed: int
@@ -188,8 +192,11 @@ def resolve_config(
         thresholds=take("fail", parse_thresholds, ()),
         budget=take("budget", parse_budget, None),
         images_per_prompt=take(
-            "images_per_prompt", parse_integer(10, 2**16), DEFAULT_IMAGES_PER_PROMPT
+            "images_per_prompt",
+            parse_integer(10, 2**16),
+            DEFAULT_IMAGES_PER_PROMPT,
         ),
+        copy_rate=take("copy_rate", parse_share, DEFAULT_COPY_RATE),
         guidance_scale=take("guidance_scale", parse_guidance_scale, None),
         steps=take("steps", parse_integer(1, 1000), 50),
         seed=take("seed", parse_integer(0, 2**32 - 1), 0),
@@ -212,12 +219,39 @@ def resolve_config(
         config, thresholds=whole_policy(config.thresholds, subjects_of(config.kind, config.checks))
     )
     _check_scans(config)
+    if config.kind != "unconditional":
+        check_stopping_rule(config)
+    check_measured(
+        config.thresholds, config.kind, has_train_data=config.has_train_data, scans=config.scans
+    )
     sources |= _shown(config)
     budget = config.budget or Budget(num_images=DEFAULT_IMAGES)
     if config.kind == "unconditional" and budget.num_images is not None:
         for threshold in config.thresholds:
             check_can_be_shown(threshold, num_images=budget.num_images)
     return config
+
+
+def check_stopping_rule(config: Config) -> None:
+    """So few images that memorised prompts would be missed are refused before any is made.
+
+    Raises:
+        OptionError: Names both options.
+    """
+    from pytest_memscan.sequential import StoppingRule
+
+    try:
+        StoppingRule(
+            max_images=config.images_per_prompt,
+            batch=config.batch_size("text-to-image"),
+            copy_rate=config.copy_rate,
+        )
+    except ValueError:
+        raise OptionError(
+            f"--memscan-images-per-prompt {config.images_per_prompt}: so few images (or one batch "
+            f"of {config.batch_size('text-to-image')}) would miss prompts that give one image at "
+            f"a rate of {config.copy_rate:g} too often; raise it, or --memscan-copy-rate"
+        ) from None
 
 
 def _check_scans(config: Config) -> None:

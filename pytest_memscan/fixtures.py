@@ -12,7 +12,18 @@ from pytest_memscan.errors import MemscanError
 if TYPE_CHECKING:
     from pytest_memscan.checkpoints.resolve import ResolvedCheckpoint
     from pytest_memscan.data.images import ImageSet
-    from pytest_memscan.results import Duplicates, Estimate, Finding, ScanResult
+    from pytest_memscan.data.prompts import PromptSet
+    from pytest_memscan.results import (
+        CheckOutcome,
+        Duplicates,
+        Estimate,
+        Finding,
+        KeyScan,
+        PromptFinding,
+        PromptScan,
+        Repeats,
+        ScanResult,
+    )
     from pytest_memscan.session import Session
 
 T = TypeVar("T")
@@ -56,6 +67,31 @@ class CarliniResult:
         return self.scan.findings
 
 
+class PromptsResult:
+    """Which prompts are memorised; see `results.PromptScan` for everything there is."""
+
+    def __init__(self, scan: PromptScan) -> None:
+        self.scan = scan
+
+    def __repr__(self) -> str:
+        return f"<carlini: {self.memorised.value:g} prompts memorised>"
+
+    @property
+    def memorised(self) -> Estimate:
+        """Prompts found memorised, verbatim or as a template; a count."""
+        return self.scan.metrics["memorised_prompts"]
+
+    @property
+    def leak_rate(self) -> Estimate:
+        """Share of all prompts that are memorised, with those that were screened out."""
+        return self.scan.metrics["prompt_leak_rate"]
+
+    @property
+    def findings(self) -> tuple[PromptFinding, ...]:
+        """Sampled prompts, memorised ones first."""
+        return self.scan.findings
+
+
 class Memscan:
     """Scans of the checkpoint named by ``--memscan``; each runs once however often it is asked."""
 
@@ -63,23 +99,54 @@ class Memscan:
         self._session = session
 
     def carlini(self) -> CarliniResult:
-        """Plain sampling, compared as ``--memscan-descriptor`` says.
+        """Plain sampling of an unconditional checkpoint, compared with its training images.
 
         Raises:
             MemscanError: The scan could not be done, or did not see everything it should have,
-                so that no assertion about it would mean anything.
+                so that no assertion about it would mean anything. Or the checkpoint is
+                text-to-image: ask `prompts`.
         """
         __tracebackhide__ = True
-        from pytest_memscan.gate import judge_coverage
-        from pytest_memscan.results import Verdict
-
-        outcome = self._session.check("carlini")
-        if outcome.scan is None or outcome.verdict is Verdict.ERROR:
-            raise MemscanError(f"memscan: {outcome.verdict}: {outcome.sentence}")
-        verdict, sentence = judge_coverage(outcome.scan.coverage)
-        if verdict is not Verdict.PASS:
-            raise MemscanError(f"memscan: {verdict}: {sentence}")
+        outcome = self._checked("carlini")
+        if outcome.scan is None:
+            raise MemscanError("memscan: the checkpoint is text-to-image; ask memscan.prompts()")
         return CarliniResult(outcome.scan)
+
+    def prompts(self) -> PromptsResult:
+        """Memorised prompts of a text-to-image checkpoint.
+
+        Raises:
+            MemscanError: As `carlini`, the other way round.
+        """
+        __tracebackhide__ = True
+        outcome = self._checked("carlini")
+        if outcome.prompt_scan is None:
+            raise MemscanError("memscan: the checkpoint is unconditional; ask memscan.carlini()")
+        return PromptsResult(outcome.prompt_scan)
+
+    def extended_side(self) -> KeyScan:
+        """Keys of a text-to-image checkpoint whose images hardly vary, planted ones among them.
+
+        Raises:
+            MemscanError: As `prompts`.
+        """
+        __tracebackhide__ = True
+        outcome = self._checked("extended_side")
+        if outcome.keys is None:
+            raise MemscanError(f"memscan: {outcome.verdict}: {outcome.sentence}")
+        return outcome.keys
+
+    def repeats(self) -> Repeats:
+        """Near-identical generated images of an unconditional checkpoint without training images.
+
+        Raises:
+            MemscanError: As `carlini`.
+        """
+        __tracebackhide__ = True
+        outcome = self._checked("repeats")
+        if outcome.repeats is None:
+            raise MemscanError(f"memscan: {outcome.verdict}: {outcome.sentence}")
+        return outcome.repeats
 
     def duplicates(self) -> Duplicates:
         """What is more than once among the training images.
@@ -92,6 +159,20 @@ class Memscan:
         if outcome.duplicates is None:
             raise MemscanError(f"memscan: {outcome.verdict}: {outcome.sentence}")
         return outcome.duplicates
+
+    def _checked(self, name: str) -> CheckOutcome:
+        """A check that was done, on everything it should have looked at."""
+        __tracebackhide__ = True
+        from pytest_memscan.gate import judge_coverages
+        from pytest_memscan.results import Verdict
+
+        outcome = self._session.check(name)
+        if outcome.verdict is Verdict.ERROR:
+            raise MemscanError(f"memscan: {outcome.verdict}: {outcome.sentence}")
+        for verdict, sentence in judge_coverages(outcome):
+            if verdict is not Verdict.PASS:
+                raise MemscanError(f"memscan: {verdict}: {sentence}")
+        return outcome
 
 
 def _shortly(request: pytest.FixtureRequest, read: Callable[[Session], T]) -> T:
@@ -132,6 +213,14 @@ def memscan_train_data(request: pytest.FixtureRequest) -> ImageSet:
 
 
 @pytest.fixture(scope="session")
-def memscan_result(request: pytest.FixtureRequest) -> CarliniResult:
-    """The result of the session's scan."""
-    return Memscan(_session(request)).carlini()
+def memscan_prompts(request: pytest.FixtureRequest) -> PromptSet:
+    """The prompts of a text-to-image checkpoint."""
+    return _shortly(request, lambda session: session.prompt_inputs.prompts)
+
+
+@pytest.fixture(scope="session")
+def memscan_result(request: pytest.FixtureRequest) -> CarliniResult | PromptsResult:
+    """The result of the session's scan: `Memscan.carlini` or, with prompts, `Memscan.prompts`."""
+    memscan = Memscan(_session(request))
+    is_prompted = _shortly(request, lambda session: session.inputs.kind == "text-to-image")
+    return memscan.prompts() if is_prompted else memscan.carlini()

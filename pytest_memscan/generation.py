@@ -9,6 +9,7 @@ With prompts, the rows of one prompt fill whole batches, so that no batch holds 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pytest_memscan.denoising.attach import takes
 from pytest_memscan.errors import MemscanError
 from pytest_memscan.store import ImageStore, StoredImage
 
@@ -73,11 +75,12 @@ class Prompting:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where generation stands, in images; ``resumed`` were found in the store."""
+    """Where work stands; ``resumed`` were found in the store."""
 
     done: int
     total: int
     resumed: int
+    unit: str = "images"  # what is counted, and what is done to it: "prompts screened"
 
 
 ProgressCallback = Callable[[Progress], None]
@@ -129,7 +132,13 @@ def generate(
         plan_seed: Seed of row 0, for the rows that pad a short batch.
         prompting: Prompts of the rows.
         progress: Told after every batch.
+
+    Raises:
+        ValueError: A batch would hold rows of two prompts.
+        MemscanError: Out of memory.
     """
+    if prompting is not None and prompting.rows_per_prompt % batch_size:
+        raise ValueError(f"{prompting.rows_per_prompt} rows a prompt in batches of {batch_size}")
     stored = store.ids(kind)
     resumed = sum(row.sample_id in stored for row in rows)
     done = resumed
@@ -198,6 +207,16 @@ def encode(pipeline: Pipeline, pixels: NDArray[np.uint8]) -> NDArray[np.float32]
     return torch.stack(latents).numpy()
 
 
+def call_settings(pipeline: Pipeline) -> dict[str, Any]:
+    """Arguments with which a text-to-image pipeline makes its own size from a prompt as it is."""
+    height, width, _ = image_shape(pipeline)
+    settings: dict[str, Any] = {"height": height, "width": width}
+    if takes(pipeline, "use_resolution_binning"):
+        # PixArt knows a list of sizes, and cleans captions only where further packages are there.
+        settings |= {"use_resolution_binning": False, "clean_caption": False}
+    return settings
+
+
 def denoiser_of(pipeline: Pipeline) -> Any:
     """The pipeline's denoiser, U-Net or transformer."""
     unet = getattr(pipeline, "unet", None)
@@ -221,14 +240,17 @@ def _sample(
     if prompting is None:
         settings: dict[str, Any] = {"batch_size": len(rows), "eta": 0.0}
     else:
-        settings = prompting.settings(rows)
+        settings = call_settings(pipeline) | prompting.settings(rows)
     try:
-        output = pipeline(
-            generator=[torch.Generator("cpu").manual_seed(row.seed) for row in rows],
-            num_inference_steps=steps,
-            output_type="pt",
-            **settings,
-        )
+        with warnings.catch_warnings():
+            # Under ``-W error`` a deprecation within diffusers must not end a scan.
+            warnings.simplefilter("ignore")
+            output = pipeline(
+                generator=[torch.Generator("cpu").manual_seed(row.seed) for row in rows],
+                num_inference_steps=steps,
+                output_type="pt",
+                **settings,
+            )
     except torch.OutOfMemoryError:
         smaller = max(1, len(rows) // 2)
         raise MemscanError(

@@ -9,11 +9,18 @@ import pytest
 from pytest_memscan.fixtures import (
     memscan,
     memscan_checkpoint,
+    memscan_prompts,
     memscan_result,
     memscan_train_data,
 )
 
-__all__ = ["memscan", "memscan_checkpoint", "memscan_result", "memscan_train_data"]
+__all__ = [
+    "memscan",
+    "memscan_checkpoint",
+    "memscan_prompts",
+    "memscan_result",
+    "memscan_train_data",
+]
 
 _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     (
@@ -66,6 +73,13 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     (
         "images-per-prompt",
         {"metavar": "N", "help": "of the fixed protocol, which the rule cuts short (default: 500)"},
+    ),
+    (
+        "copy-rate",
+        {
+            "metavar": "SHARE",
+            "help": "find prompts that give one image at least this often (default: 0.1)",
+        },
     ),
     ("guidance-scale", {"metavar": "X", "help": "of a text-to-image pipeline (default: its own)"}),
     ("steps", {"metavar": "N", "help": "denoiser calls per image (default: 50)"}),

@@ -46,14 +46,14 @@ COUNTS = {
     **KEYS,
     **REPEATS,
 }
-_METRICS: dict[Subject, tuple[str, ...]] = {
+METRICS: dict[Subject, tuple[str, ...]] = {
     "images": ("extracted", *IMAGE_RATES),
     "duplicates": tuple(DUPLICATES),
     "prompts": (*PROMPT_COUNTS, *PROMPT_RATES),
     "keys": tuple(KEYS),
     "repeats": tuple(REPEATS),
 }
-_SUBJECTS = {metric: subject for subject, metrics in _METRICS.items() for metric in metrics}
+_SUBJECTS = {metric: subject for subject, metrics in METRICS.items() for metric in metrics}
 DEFAULT_POLICY: dict[Subject, tuple[str, ...]] = {
     "images": ("extracted <= 0", "leak_rate <= 0.01"),
     "duplicates": (),

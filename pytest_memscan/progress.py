@@ -55,11 +55,18 @@ def _bar(title: str) -> Iterator[ProgressCallback]:
     )
     with Progress(*columns) as bar:
         task = bar.add_task(title, total=None, rate="")
-        started = time.monotonic()
+        started, unit = time.monotonic(), ""
 
         def show(progress: GenerationProgress) -> None:
+            nonlocal started, unit
+            if progress.unit != unit:  # other work, with a pace of its own
+                started, unit = time.monotonic(), progress.unit
+                bar.reset(task)
             rate = _rate(progress, started)
-            bar.update(task, total=progress.total, completed=progress.done, rate=rate)
+            about = f"{title}, {progress.unit}" if progress.unit != "images" else title
+            bar.update(
+                task, description=about, total=progress.total, completed=progress.done, rate=rate
+            )
 
         yield show
 
@@ -71,15 +78,18 @@ class _Lines:
         self._title = title
         self._started = time.monotonic()
         self._last = -SECONDS_BETWEEN_LINES
+        self._unit = ""
 
     def __call__(self, progress: GenerationProgress) -> None:
         now = time.monotonic()
+        if progress.unit != self._unit:  # other work, with a pace of its own
+            self._unit, self._started, self._last = progress.unit, now, -SECONDS_BETWEEN_LINES
         finished = progress.done == progress.total
         if not finished and now - self._last < SECONDS_BETWEEN_LINES:
             return
         self._last = now
         left = _time_left(progress, self._started)
-        text = f"{self._title}: {progress.done}/{progress.total} images"
+        text = f"{self._title}: {progress.done}/{progress.total} {progress.unit}"
         end = "\n" if finished else ""
         print(f"\n{text}, {_rate(progress, self._started)}{left}", end=end, flush=True)
 
@@ -88,7 +98,8 @@ def _rate(progress: GenerationProgress, started: float) -> str:
     made = progress.done - progress.resumed
     if not made:
         return f"{progress.resumed} kept from before" if progress.resumed else "starting"
-    return f"{made / max(1e-9, time.monotonic() - started):.1f} images/s"
+    counted = progress.unit.split()[0]
+    return f"{made / max(1e-9, time.monotonic() - started):.1f} {counted}/s"
 
 
 def _time_left(progress: GenerationProgress, started: float) -> str:

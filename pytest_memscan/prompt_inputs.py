@@ -17,6 +17,7 @@ from pytest_memscan.data.prompts import (
     prompts_of_captions,
     read_prompts,
 )
+from pytest_memscan.errors import PromptError
 from pytest_memscan.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ class PromptInputs:
         builtin = self.inputs.checkpoint.prompts
         if config.prompt_source is not None:
             found = read_prompts(config.prompt_source, offline=config.offline)
-            found = replace(found, coverage=replace(found.coverage, is_probe=False))
         elif builtin is not None:
             found = read_prompts(PromptSource(kind="txt", path=builtin), offline=True)
         elif self._has_captions:
@@ -51,6 +51,7 @@ class PromptInputs:
             found = prompts_of_captions(train.captions, f"captions of {train.origin}")
         else:
             found = read_prompts(PROBE, offline=True)
+            found = replace(found, coverage=replace(found.coverage, is_default=True))
         return self._counted(found)
 
     @cached_property
@@ -63,12 +64,22 @@ class PromptInputs:
 
     @cached_property
     def texts(self) -> Texts:
-        """Everything that images may be made of, with negatives of the same forms."""
+        """Everything that images may be made of, with negatives of the same forms.
+
+        Raises:
+            PromptError: Nothing but planted strings.
+        """
         from pytest_memscan.scans.prompt_images import Texts
 
         seed = self.inputs.config.seed
         canaries = () if self.canaries is None else self.canaries.prompts
-        prompts = tuple(each for each in self.prompts.prompts if each not in set(canaries))
+        planted = set(canaries)
+        prompts = tuple(each for each in self.prompts.prompts if each not in planted)
+        if not prompts:
+            raise PromptError(
+                f"every prompt of {self.prompts.coverage.origin} is a planted string of "
+                f"--memscan-canaries too; give --memscan-prompts others"
+            )
         negatives = recombined(prompts, NUM_NEGATIVES, seed=seed)
         if len(negatives) < MIN_RECOMBINED:
             probe = read_prompts(PROBE, offline=True).prompts

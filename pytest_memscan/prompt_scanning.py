@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
@@ -15,14 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_memscan.denoising.conditioning import not_applicable
+from pytest_memscan.detectors.catalogue import early_step_of
+from pytest_memscan.detectors.keeping import as_json, from_json, joined
 from pytest_memscan.detectors.run import Scores, screen
 from pytest_memscan.errors import OptionError, PromptError
 from pytest_memscan.generating import Recipe
-from pytest_memscan.generation import Progress, ProgressCallback, Prompting, plan_rows
+from pytest_memscan.generation import (
+    Progress,
+    ProgressCallback,
+    Prompting,
+    call_settings,
+    encode,
+    plan_rows,
+)
 from pytest_memscan.inputs import Inputs
 from pytest_memscan.prompt_inputs import PromptInputs
 from pytest_memscan.prompt_statistics import audit_size
 from pytest_memscan.sampler import Sampler
+from pytest_memscan.scans.carlini_prompts import num_first
 from pytest_memscan.scans.prompt_detectors import PATIENCE
 from pytest_memscan.scans.prompt_findings import Judged
 from pytest_memscan.scans.prompt_images import PromptImages
@@ -49,29 +59,23 @@ class PromptScanner:
 
     Attributes:
         inputs: Checkpoint and settings.
-        recipe: Without prompts; they are filled in here.
+        texts_in: Prompts, planted strings and negatives.
+        base: How images are generated, without prompts; they are filled in here.
     """
 
     inputs: Inputs = field(repr=False)
+    texts_in: PromptInputs = field(repr=False)
     base: Recipe = field(repr=False)
 
     @cached_property
-    def texts_in(self) -> PromptInputs:
-        """Prompts, planted strings and negatives."""
-        return PromptInputs(inputs=self.inputs)
-
-    @cached_property
     def rule(self) -> StoppingRule:
-        """When sampling a prompt stops.
-
-        Raises:
-            OptionError: So few images per prompt that memorised ones would be missed.
-        """
+        """When sampling a prompt stops."""
         config = self.inputs.config
-        try:
-            return StoppingRule(max_images=config.images_per_prompt, batch=self.base.batch_size)
-        except ValueError as error:
-            raise OptionError(f"--memscan-images-per-prompt: {error}") from None
+        return StoppingRule(
+            max_images=config.images_per_prompt,
+            batch=self.base.batch_size,
+            copy_rate=config.copy_rate,
+        )
 
     @cached_property
     def prompting(self) -> Prompting:
@@ -92,14 +96,17 @@ class PromptScanner:
     def calls_per_image(self) -> int:
         """Single-sample denoiser forwards."""
         pipeline: Any = self.inputs.pipeline(self.inputs.config.dtype)
-        pipeline.scheduler.set_timesteps(self.inputs.config.steps)
         branches = 1 if not_applicable(pipeline) else 2
-        return branches * len(pipeline.scheduler.timesteps)
+        scheduler, steps = pipeline.scheduler, self.inputs.config.steps
+        if scheduler.config.get("use_dynamic_shifting"):
+            return branches * steps  # shifted by the image's size, which only the pipeline knows
+        scheduler.set_timesteps(steps)  # some schedulers make more steps than asked for
+        return branches * len(scheduler.timesteps)
 
     @property
     def early_step(self) -> int:
-        """Half of the schedule: where one can see whether seeds come together."""
-        return ceil(self.inputs.config.steps / 2)
+        """Where one can see whether seeds come together."""
+        return early_step_of(self.inputs.config.steps)
 
     @property
     def limit(self) -> float:
@@ -123,7 +130,12 @@ class PromptScanner:
         images = PromptImages(sampler=sampler, rows_per_text=self.prompting.rows_per_prompt)
         plan, images.most = self._plan(store)
         campaign = Campaign(plan=plan, tools=self._tools(images, sampler, report))
-        return Judged(campaign=campaign, provenance=self.recipe.provenance())
+        has_train_data = self.inputs.config.has_train_data
+        return Judged(
+            campaign=campaign,
+            train=self.inputs.coverage() if has_train_data else None,
+            provenance=self.recipe.provenance(),
+        )
 
     def _plan(self, store: ImageStore) -> tuple[PromptPlan, int | None]:
         """What is scanned, and the images that may be spent on it."""
@@ -160,7 +172,8 @@ class PromptScanner:
         screening = 2 * NUM_SEEDS * self.early_step / self.calls_per_image  # images a prompt
         clean = self.rule.boundaries[0]
         sampled = PATIENCE + audit_size(10**6, self.limit)
-        fixed = num_negatives * (self.rule.batch + screening) + len(texts.canaries) * clean
+        first = num_first(self.rule)
+        fixed = num_negatives * (first + screening) + len(texts.canaries) * clean
 
         def needed(count: int) -> int:
             return ceil(fixed + count * screening + min(count, sampled) * clean)
@@ -175,32 +188,32 @@ class PromptScanner:
         return reached, budget - ceil((num_negatives + reached) * screening)
 
     def _tools(self, images: PromptImages, sampler: Sampler, report: ProgressCallback) -> Tools:
-        def progress(done: int, total: int) -> None:
-            report(Progress(done=done, total=total, resumed=0))
+        def progress(unit: str, done: int, total: int) -> None:
+            report(Progress(done=done, total=total, resumed=0, unit=unit))
 
         return Tools(
             images=images,
             score=lambda ids: self._score(sampler.store, ids, progress),
             variances=self._variances,
             nearest=None if self._train_pixels is None else self._nearest,
-            progress=lambda _, done, total: progress(done, total),
+            progress=progress,
         )
 
     def _score(
-        self, store: ImageStore, ids: Sequence[int], progress: Callable[[int, int], None]
+        self, store: ImageStore, ids: Sequence[int], progress: Callable[[str, int, int], None]
     ) -> Scores:
         """Detector scores, some prompts at a time, and kept as they come."""
         blocks = []
         for start in range(0, len(ids), SCREENED_AT_ONCE):
-            progress(start, len(ids))
+            progress("prompts screened", start, len(ids))
             block = list(ids[start : start + SCREENED_AT_ONCE])
             note = f"scores {canonical_hash({'ids': block, 'seeds': NUM_SEEDS})}"
             kept = store.note(note)
             if kept is None:
-                kept = json.dumps(_as_json(self._screened(block)))
+                kept = json.dumps(as_json(self._screened(block)))
                 store.set_note(note, kept)
-            blocks.append(_from_json(json.loads(kept)))
-        return _joined(blocks)
+            blocks.append(from_json(json.loads(kept)))
+        return joined(blocks)
 
     def _screened(self, ids: Sequence[int]) -> Scores:
         config, prompting = self.inputs.config, self.prompting
@@ -210,30 +223,26 @@ class PromptScanner:
             first = ids[place] * prompting.rows_per_prompt
             return [row.seed for row in plan_rows(NUM_SEEDS, seed=config.seed, start=first)]
 
+        pipeline = self.inputs.pipeline(config.dtype)
+        size = self.base.batch_size
         return screen(
-            self.inputs.pipeline(config.dtype),
+            pipeline,
             [everything[text_id] for text_id in ids],
             seeds_of=seeds_of,
             steps=config.steps,
-            batch_size=max(1, self.base.batch_size // NUM_SEEDS) * NUM_SEEDS,
+            batch_size=size - size % NUM_SEEDS or size,
             num_seeds=NUM_SEEDS,
             early_step=self.early_step,
             guidance_scale=prompting.guidance_scale,
+            settings=call_settings(pipeline),
         )
 
     def _variances(self, pixels: Pixels) -> dict[str, float]:
         """Over seeds, in each space: pixels in [0, 1], latents of the autoencoder, descriptors."""
-        spaces = {
-            "pixel": variance(pixels),
-            "latent": variance(self._latents(pixels)),
-            "descriptor": variance(self._descriptor.describe(pixels)),
-        }
-        return {space: value for space, value in spaces.items() if np.isfinite(value)}
-
-    def _latents(self, pixels: Pixels) -> NDArray[np.float32]:
-        from pytest_memscan.generation import encode
-
-        return encode(self.inputs.pipeline(self.inputs.config.dtype), pixels)
+        latents = encode(self.inputs.pipeline(self.inputs.config.dtype), pixels)
+        spaces = {"latent": latents, "descriptor": self._descriptor.describe(pixels)}
+        finite = {space: each for space, each in spaces.items() if np.isfinite(each).all()}
+        return {"pixel": variance(pixels)} | {each: variance(finite[each]) for each in finite}
 
     @cached_property
     def _descriptor(self) -> Descriptor:
@@ -259,38 +268,3 @@ class PromptScanner:
             raise ValueError("there are no training images")
         near = nearest_neighbours(pixels[None], train, k=1, device=self.inputs.device)
         return int(near.train_ids[0, 0]), float(near.distances[0, 0])
-
-
-def _as_json(scores: Scores) -> dict[str, Any]:
-    columns = {name: values.tolist() for name, values in scores.values.items()}
-    parts = {name: values.tolist() for name, values in scores.parts.items()}
-    return {
-        "values": columns,
-        "parts": parts,
-        "not_applicable": scores.not_applicable,
-        "calls_alone": scores.calls_alone,
-        "calls": scores.calls,
-    }
-
-
-def _from_json(kept: Mapping[str, Any]) -> Scores:
-    return Scores(
-        values={name: np.array(each, np.float64) for name, each in kept["values"].items()},
-        parts={name: np.array(each, np.float64) for name, each in kept["parts"].items()},
-        not_applicable=kept["not_applicable"],
-        calls_alone=kept["calls_alone"],
-        calls=kept["calls"],
-    )
-
-
-def _joined(blocks: Sequence[Scores]) -> Scores:
-    def column(of: Callable[[Scores], Mapping[str, NDArray[np.float64]]], name: str) -> Any:
-        return np.concatenate([of(block)[name] for block in blocks])
-
-    first = blocks[0]
-    return replace(
-        first,
-        values={name: column(lambda block: block.values, name) for name in first.values},
-        parts={name: column(lambda block: block.parts, name) for name in first.parts},
-        calls=sum(block.calls for block in blocks),
-    )

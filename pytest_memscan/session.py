@@ -46,6 +46,7 @@ from pytest_memscan.settings import DEFAULT_IMAGES, PIXELS, Budget
 
 if TYPE_CHECKING:
     from pytest_memscan.generation import ProgressCallback
+    from pytest_memscan.prompt_inputs import PromptInputs
     from pytest_memscan.prompt_scanning import PromptScanner
     from pytest_memscan.sampler import Sampler
     from pytest_memscan.store import ImageStore
@@ -129,6 +130,13 @@ class Session:
     def inputs(self) -> Inputs:
         """Checkpoint, training images, and what they are compared by."""
         return Inputs(config=self.config, cache_dir=self.cache_dir, progress=self.progress)
+
+    @cached_property
+    def prompt_inputs(self) -> PromptInputs:
+        """Prompts of a text-to-image checkpoint, planted strings and negatives."""
+        from pytest_memscan.prompt_inputs import PromptInputs
+
+        return PromptInputs(inputs=self.inputs)
 
     @cached_property
     def carlini(self) -> ScanResult:
@@ -228,7 +236,7 @@ class Session:
             train = self.inputs.train_pixels
         store = self._open_store()
         try:
-            with self.progress("text-to-image: scanning") as report:
+            with self.progress("text-to-image") as report:
                 judged = scanner.scan(store, report)
                 result = PromptResults(
                     screening=judged.screening, prompts=judged.prompts, keys=judged.keys
@@ -278,7 +286,7 @@ class Session:
         from pytest_memscan.prompt_scanning import PromptScanner
 
         base = Recipe(inputs=self.inputs, cache_dir=self.cache_dir)
-        return PromptScanner(inputs=self.inputs, base=base)
+        return PromptScanner(inputs=self.inputs, texts_in=self.prompt_inputs, base=base)
 
     @cached_property
     def _recipe(self) -> Recipe:

@@ -29,6 +29,7 @@ MAX_HOURS = 1000
 MAX_GUIDANCE_SCALE = 100
 DEFAULT_BATCH_SIZE = {"unconditional": 32, "text-to-image": 10}
 DEFAULT_IMAGES_PER_PROMPT = 500  # Carlini et al. 2023, section 4.2
+DEFAULT_COPY_RATE = 0.1  # a prompt that gives one image this often must be found
 PIXELS = "pixels"  # the measure that needs no descriptor: neighbour-normalised L2
 
 
@@ -96,6 +97,17 @@ def parse_guidance_scale(given: Given) -> float:
             f"{given.where}: {given.value!r} is not a guidance scale; write a number above 1 and "
             f"up to {MAX_GUIDANCE_SCALE}"
         )
+    return value
+
+
+def parse_share(given: Given) -> float:
+    """A share strictly between 0 and 1."""
+    try:
+        value = float(given.value)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 < value < 1:
+        raise OptionError(f"{given.where}: {given.value!r} is not a share; write 0.1 for a tenth")
     return value
 
 

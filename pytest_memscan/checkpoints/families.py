@@ -17,7 +17,7 @@ MODEL_INDEX = "model_index.json"
 
 Kind = Literal["unconditional", "text-to-image"]
 Guidance = Literal["classifier-free", "embedded", "none"]
-Support = Literal["tested", "untested", "not applicable"]
+Support = Literal["tested", "partly", "untested", "not applicable"]
 Library = Literal["diffusers", "transformers"]
 
 # Schedulers of diffusers that draw all their noise from the generators they are given: with one
@@ -195,7 +195,7 @@ FAMILIES: tuple[Family, ...] = (
         left_out=("feature_extractor", "image_encoder"),
         guidance="embedded",
         images="tested",
-        detectors="not applicable",
+        detectors="partly",
         note="flow prediction, distilled: dev takes the guidance scale as input, schnell none",
     ),
     Family(

@@ -97,7 +97,7 @@ def screen(
         steps: Length of the sampling schedule.
         batch_size: Rows (prompt and seed) in every run of the pipeline; the last is padded.
         num_seeds: For each prompt, at least two.
-        early_step: Step of the early look; None for a fifth of the schedule.
+        early_step: Step of the early look; None for half of the schedule.
         guidance_scale: None for the pipeline's own default.
         detectors: Names in `catalogue.BY_NAME`.
         settings: More arguments of the pipeline's call, such as ``height``.

@@ -7,10 +7,17 @@ from pytest_memscan.gate.prompts import (
     judge_repeats,
     judge_screening,
 )
-from pytest_memscan.gate.run import judge_integrity, judge_run, judge_status, not_applicable
+from pytest_memscan.gate.run import (
+    judge_coverages,
+    judge_integrity,
+    judge_run,
+    judge_status,
+    not_applicable,
+)
 
 __all__ = [
     "judge_coverage",
+    "judge_coverages",
     "judge_duplicates",
     "judge_integrity",
     "judge_keys",

@@ -153,7 +153,7 @@ def judge_coverage(coverage: Coverage) -> tuple[Verdict, str]:
             Verdict.INCONCLUSIVE,
             f"only {coverage.generated} of {coverage.planned} planned images were generated",
         )
-    if gap := _judge_train_images(coverage):
+    if gap := judge_train_images(coverage):
         return gap
     return (
         Verdict.PASS,
@@ -162,7 +162,7 @@ def judge_coverage(coverage: Coverage) -> tuple[Verdict, str]:
     )
 
 
-def _judge_train_images(coverage: Coverage) -> tuple[Verdict, str] | None:
+def judge_train_images(coverage: Coverage) -> tuple[Verdict, str] | None:
     """What is to be said of training and held-out images that were not compared, if anything."""
     # A flat training image shows nothing that could leak; any other lost file might.
     lost = {

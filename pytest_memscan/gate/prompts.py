@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_memscan.gate.images import judge_invalid
+from pytest_memscan.gate.images import judge_invalid, judge_train_images
 from pytest_memscan.gate.verdicts import judge_estimate, worst
 from pytest_memscan.policy import Subject, Threshold
 from pytest_memscan.results import (
@@ -44,7 +44,7 @@ def judge_prompt_scan(scan: PromptScan, thresholds: Sequence[Threshold]) -> Chec
             f"the scan cannot be trusted: {control.sentence}, but {control.num_found} of "
             f"{control.num_images} were (control {control.name})"
         )
-    elif verdict is Verdict.PASS and scan.prompts.is_probe:
+    elif verdict is Verdict.PASS and scan.prompts.is_default:
         verdict, sentence = Verdict.INCONCLUSIVE, f"{sentence}; {_PROBE}"
     return CheckOutcome(
         name="carlini",
@@ -60,7 +60,8 @@ def judge_screening(screening: Screening) -> CheckOutcome:
     used = [each for each in screening.detectors if not each.not_applicable]
     sentence = (
         f"{screening.num_screened} prompts screened by {len(used)} detectors: "
-        f"{screening.num_escalated} suspicious, {screening.num_audited} of the others audited"
+        f"{screening.num_suspicious} suspicious, {screening.num_escalated} sampled, "
+        f"{screening.num_audited} of the others audited"
     )
     return CheckOutcome(
         name="prompt_detectors", verdict=Verdict.PASS, sentence=sentence, screening=screening
@@ -104,6 +105,8 @@ def judge_prompt_coverage(scan: PromptScan) -> tuple[Verdict, str]:
     prompts = scan.prompts
     if gap := judge_invalid(scan.images) or judge_unusable("prompts", prompts):
         return gap
+    if gap := judge_train_images(scan.images):
+        return gap
     if prompts.num_planned < prompts.num_used:
         share = prompts.num_planned / prompts.num_used
         return (
@@ -129,6 +132,12 @@ def judge_key_coverage(keys: KeyScan) -> tuple[Verdict, str]:
     """Whether every planted string was looked at."""
     if keys.canaries is not None and (gap := judge_unusable("canaries", keys.canaries)):
         return gap
+    if keys.canaries is not None and keys.num_canaries < keys.canaries.num_used:
+        return (
+            Verdict.INCONCLUSIVE,
+            f"{keys.num_canaries} of {keys.canaries.num_used} planted strings were measured; raise "
+            "--memscan-budget, or look at the invalid images in the report",
+        )
     return Verdict.PASS, f"the variance of {keys.num_keys} keys measured"
 
 
@@ -163,7 +172,7 @@ def _judge(
         judge_estimate(
             line,
             metrics[line.metric],
-            trials="prompts",
+            trials="sampled prompts",
             remedy="more prompts would have to be sampled",
         )
         for line in thresholds

@@ -35,7 +35,7 @@ def judge_status(
     errors = [check for check in checks if check.verdict in (Verdict.ERROR, Verdict.NOT_RUN)]
     if errors:
         return CheckOutcome(name="status", verdict=Verdict.ERROR, sentence=errors[0].sentence)
-    judged = list(_coverages(checks))
+    judged = [each for check in checks for each in judge_coverages(check)]
     unmeasured = _unmeasured(checks, thresholds)
     if unmeasured:
         judged.append((Verdict.ERROR, unmeasured))
@@ -44,16 +44,16 @@ def judge_status(
     return CheckOutcome(name="status", verdict=verdict, sentence=sentence or "no scan was run")
 
 
-def _coverages(checks: Sequence[CheckOutcome]) -> Iterator[tuple[Verdict, str]]:
-    for check in checks:
-        if check.scan is not None:
-            yield judge_coverage(check.scan.coverage)
-        if check.prompt_scan is not None:
-            yield judge_prompt_coverage(check.prompt_scan)
-        if check.keys is not None:
-            yield judge_key_coverage(check.keys)
-        if check.repeats is not None:
-            yield judge_repeats_coverage(check.repeats)
+def judge_coverages(check: CheckOutcome) -> Iterator[tuple[Verdict, str]]:
+    """Whether what one check measured was measured on everything."""
+    if check.scan is not None:
+        yield judge_coverage(check.scan.coverage)
+    if check.prompt_scan is not None:
+        yield judge_prompt_coverage(check.prompt_scan)
+    if check.keys is not None:
+        yield judge_key_coverage(check.keys)
+    if check.repeats is not None:
+        yield judge_repeats_coverage(check.repeats)
 
 
 def _unmeasured(checks: Sequence[CheckOutcome], thresholds: Sequence[Threshold]) -> str:

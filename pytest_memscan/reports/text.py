@@ -267,7 +267,7 @@ def coverage_text(coverage: Coverage) -> str:
     text = f"generated {coverage.generated}/{coverage.planned}, valid {coverage.valid}"
     if coverage.train_used or coverage.train_found:
         text += f", compared with {coverage.train_used} training images"
-        text += f" ({coverage.train_groups} distinct)"
+        text += f" ({coverage.train_groups} distinct)" if coverage.train_groups else ""
     else:
         text += ", no training images to compare with"
     unusable = {why: len(names) for why, names in coverage.train_unusable.items()}

@@ -37,13 +37,14 @@ class SampledPrompt:
 
     Attributes:
         text_id: Of the prompt.
-        decision: How sampling ended; CONTINUE when the budget did, or with a template.
+        decision: What the rule said last; CONTINUE when the budget or a template ended sampling.
         is_template: Whether part of the first images is fixed.
         num_images: Valid ones.
         clique: Sample ids of the largest clique, ascending, at most the size that flags.
         clique_distance: Mean tiled L2 within it; None for a single image.
         representative: Sample id of its medoid; the first image where nothing repeats.
-        first: The first images, which variances are measured on; None without any.
+        first: The first valid images, `num_first` at most, which variances are measured on; None
+            without any.
     """
 
     text_id: int
@@ -66,6 +67,11 @@ class SampledPrompt:
         if self.decision is Decision.FLAG:
             return "verbatim"
         return "template" if self.is_template else ""
+
+
+def num_first(rule: StoppingRule) -> int:
+    """Images of every text that variances are measured on: whole batches, enough for a clique."""
+    return min(rule.batch * math.ceil(rule.clique_size / rule.batch), rule.max_images)
 
 
 def edge_threshold(negatives: Sequence[NDArray[np.uint8]]) -> float:
@@ -108,7 +114,7 @@ def fixed_share(images: NDArray[np.uint8]) -> float:
     In (0, 1]; 1 for images that are all equal, of which no part is more fixed than the others.
     """
     whole = variance(images)
-    return max(masked_variance(images), SMALLEST_DISTANCE**2) / whole if whole else 1.0
+    return min(max(masked_variance(images), SMALLEST_DISTANCE**2) / whole, 1.0) if whole else 1.0
 
 
 def is_template(images: NDArray[np.uint8], *, edge: float, threshold: float) -> bool:
@@ -126,7 +132,8 @@ def sample_prompt(
 ) -> SampledPrompt:
     """Make images of a prompt until the rule or the budget ends it.
 
-    A prompt whose first images show a fixed part is memorised, and left too.
+    A prompt whose first images (`num_first`) show a fixed part is memorised, and left too. Invalid
+    images are not looked at: with many of them the images of the protocol end before the rule does.
 
     Cost: every new image is compared with all before it, so ``n**2 / 2`` comparisons for ``n``
     images, and a clique search at every look. Memory: the images of this prompt.
@@ -134,7 +141,7 @@ def sample_prompt(
     seen: TextImages | None = None
     distances = np.zeros((0, 0))
     clique: tuple[int, ...] = ()
-    decision, fixed = Decision.CONTINUE, False
+    decision, fixed, first = Decision.CONTINUE, None, num_first(rule)
     for start in range(0, rule.max_images, rule.batch):
         count = min(rule.batch, rule.max_images - start)
         if not images.can_afford(count):
@@ -143,19 +150,22 @@ def sample_prompt(
         seen, distances = _extended(seen, distances, new)
         clique = largest_clique(distances <= edge, enough=rule.clique_size).members
         decision = rule.decide(len(seen), len(clique))
-        if start == 0 and decision is Decision.CONTINUE and len(seen) == rule.batch:
-            fixed = is_template(seen.pixels, edge=edge, threshold=template)
+        if fixed is None and len(seen) >= first and decision is not Decision.FLAG:
+            fixed = is_template(seen.first(first).pixels, edge=edge, threshold=template)
         if fixed or decision is not Decision.CONTINUE:
             break
-    return _sampled(text_id, decision, fixed, seen, distances, clique, num_first=rule.batch)
+    seen = None if seen is None or not len(seen) else seen
+    return _sampled(text_id, decision, bool(fixed), seen, distances, clique, first=first)
 
 
 def _extended(
     seen: TextImages | None, distances: NDArray[np.float64], new: TextImages
 ) -> tuple[TextImages, NDArray[np.float64]]:
     """All images so far, and the tiled L2 between any two of them."""
-    among = tiled_l2(new.pixels)
-    if seen is None:
+    if seen is not None and not len(new):
+        return seen, distances
+    among = tiled_l2(new.pixels) if len(new) else np.zeros((0, 0))
+    if seen is None or not len(seen):
         return new, among
     across = tiled_l2(new.pixels, seen.pixels)
     return seen.and_then(new), np.block([[distances, across.T], [across, among]])
@@ -169,7 +179,7 @@ def _sampled(
     distances: NDArray[np.float64],
     clique: tuple[int, ...],
     *,
-    num_first: int,
+    first: int,
 ) -> SampledPrompt:
     repeats = len(clique) > 1
     ids = np.zeros(0, np.int64) if seen is None else seen.sample_ids
@@ -181,5 +191,5 @@ def _sampled(
         clique_distance=mean_distance(distances, clique) if repeats else None,
         representative=int(ids[medoid(distances, clique) if repeats else 0]) if len(ids) else None,
         num_images=len(ids),
-        first=None if seen is None else seen.first(num_first),
+        first=None if seen is None else seen.first(first),
     )

@@ -35,6 +35,7 @@ class Key:
         prompt_id: Position in its list.
         place: Where it was found: "line 7".
         is_canary: In the list of planted strings; else in that of prompts.
+        is_verbatim: Whether it gives near-identical images, which is evidence enough.
         num_images: That variances are measured on.
         variances: Space -> variance over them.
         nearest: Training image nearest to their mean, and normalised L2; None without any.
@@ -43,6 +44,7 @@ class Key:
     prompt_id: int
     place: str
     is_canary: bool
+    is_verbatim: bool
     num_images: int
     variances: Mapping[str, float]
     nearest: tuple[int, float] | None = None
@@ -56,11 +58,19 @@ class Form:
         name: "strings" or "prompts".
         keys: Of this form.
         negatives: Space -> ``(num_negatives,)`` variances.
+        num_candidates: Texts of this form that were screened. Keys were chosen among them, most of
+            them for what they looked like, so all of them count as tested. None for the keys.
     """
 
     name: str
     keys: Sequence[Key]
     negatives: Mapping[str, NDArray[np.float64]]
+    num_candidates: int | None = None
+
+    @property
+    def num_tested(self) -> int:
+        """Tests that share the chance of a false key."""
+        return max(len(self.keys), self.num_candidates or 0)
 
 
 def extended_side(
@@ -94,7 +104,7 @@ def extended_side(
         num_findings_total=len(findings),
         sentence=(
             "log variance of negatives of the same form, Student-t prediction; "
-            f"Holm over all keys of a form at {ALARM:g}"
+            f"Holm over all screened texts of a form at {ALARM:g}"
         ),
         canaries=canaries,
     )
@@ -105,13 +115,14 @@ def _findings(form: Form) -> list[KeyFinding]:
         return []
     values = _floored([key.variances[DECIDING_SPACE] for key in form.keys])
     p_values = tail_p_values(values, _floored(form.negatives[DECIDING_SPACE]))
-    flags = holm(p_values, ALARM)
+    others = np.ones(form.num_tested - len(p_values))
+    flags = holm(np.concatenate([p_values, others]), ALARM)[: len(p_values)]
     return [
         KeyFinding(
             prompt_id=key.prompt_id,
             place=key.place,
             is_canary=key.is_canary,
-            flagged=bool(flag),
+            flagged=bool(flag) or key.is_verbatim,
             num_images=key.num_images,
             variances=dict(key.variances),
             p_value=float(p_value),
@@ -123,18 +134,22 @@ def _findings(form: Form) -> list[KeyFinding]:
 
 
 def _spaces(forms: Sequence[Form]) -> list[KeyVariance]:
-    """Each space's threshold for a single key, for information but for the deciding one."""
+    """Threshold for all keys together (Bonferroni) in each space that all of them have.
+
+    For information: in the deciding space Holm's steps flag no fewer.
+    """
     return [
         KeyVariance(
             space=space,
             form=form.name,
-            threshold=(limit := float(prediction_limit(_floored(null), ALARM / len(form.keys)))),
+            threshold=(limit := float(prediction_limit(_floored(null), ALARM / form.num_tested))),
             num_negatives=len(null),
             num_below=sum(key.variances[space] < limit for key in form.keys),
         )
         for form in forms
         if form.keys
         for space, null in form.negatives.items()
+        if all(space in key.variances for key in form.keys)
     ]
 
 

@@ -24,6 +24,7 @@ def prompt_controls(
     copied: Sequence[NDArray[np.uint8]],
     unrelated: Sequence[NDArray[np.uint8]],
     edge: float,
+    clique_size: int,
 ) -> tuple[Control, ...]:
     """Plant near-identical images, and look for cliques among images of random strings.
 
@@ -32,9 +33,10 @@ def prompt_controls(
             first image is copied.
         unrelated: The same of negatives that have nothing in common with any prompt.
         edge: Tiled L2 below which two images are near-identical.
+        clique_size: So many near-identical images flag a prompt.
     """
-    planted = [_has_clique(_copies(images[0]), edge) for images in copied]
-    ghosts = [_has_clique(images, edge) for images in unrelated]
+    planted = [_has_clique(_copies(images[0]), edge, len(QUALITIES)) for images in copied]
+    ghosts = [_has_clique(images, edge, clique_size) for images in unrelated]
     return (
         Control(
             name="copies",
@@ -56,8 +58,8 @@ def prompt_controls(
     )
 
 
-def _has_clique(images: NDArray[np.uint8], edge: float) -> bool:
-    return bool(find_clique(tiled_l2(images) <= edge, len(images)).members)
+def _has_clique(images: NDArray[np.uint8], edge: float, size: int) -> bool:
+    return bool(find_clique(tiled_l2(images) <= edge, size).members)
 
 
 def _copies(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_memscan.detectors.catalogue import BY_NAME
+from pytest_memscan.detectors.catalogue import BY_NAME, Detector
 from pytest_memscan.detectors.run import Scores
 from pytest_memscan.prompt_statistics import (
     audit_size,
@@ -58,7 +58,7 @@ def find_suspects(prompts: Scores, negatives: Scores) -> Suspects:
         negatives: The same detectors' scores of the negatives.
 
     Raises:
-        ValueError: The negatives' scores are all alike, or too few.
+        ValueError: The negatives' scores by a deciding detector are all alike, or too few.
     """
     relative, null = prompts.relative_to(negatives), negatives.relative_to(negatives)
     deciding = [name for name in DECIDING if name in relative.values]
@@ -68,7 +68,9 @@ def find_suspects(prompts: Scores, negatives: Scores) -> Suspects:
     results = []
     for name, values in relative.values.items():
         detector = BY_NAME[name]
-        threshold, each = _against(values, null.values[name], alarm, detector.higher_is_memorised)
+        threshold, each = _against(
+            values, null.values[name], alarm, detector, decides=name in deciding
+        )
         if name in deciding:
             p_values = np.minimum(p_values, each)
         results.append(
@@ -83,16 +85,7 @@ def find_suspects(prompts: Scores, negatives: Scores) -> Suspects:
                 num_above=int((each < alarm).sum()),
             )
         )
-    results += [
-        DetectorResult(
-            name=name,
-            title=BY_NAME[name].title,
-            higher_is_memorised=BY_NAME[name].higher_is_memorised,
-            calls_per_prompt=0,
-            not_applicable=reason,
-        )
-        for name, reason in prompts.not_applicable.items()
-    ]
+    results += [_silent(name, reason) for name, reason in prompts.not_applicable.items()]
     return Suspects(
         detectors=tuple(results),
         order=tuple(np.argsort(p_values, kind="stable").tolist()),
@@ -100,15 +93,40 @@ def find_suspects(prompts: Scores, negatives: Scores) -> Suspects:
     )
 
 
+def _silent(name: str, reason: str) -> DetectorResult:
+    return DetectorResult(
+        name=name,
+        title=BY_NAME[name].title,
+        higher_is_memorised=BY_NAME[name].higher_is_memorised,
+        calls_per_prompt=0,
+        not_applicable=reason,
+    )
+
+
 def _against(
-    values: Floats, null: Floats, alarm: float, higher: bool
+    values: Floats, null: Floats, alarm: float, detector: Detector, *, decides: bool
 ) -> tuple[float | None, Floats]:
-    """A threshold, and the p-value of each score; 0 for one that is not a number."""
-    tail: Literal["lower", "upper"] = "upper" if higher else "lower"
-    null = null[np.isfinite(null)]
+    """A threshold, and the p-value of each score; 0 for one that is not a number.
+
+    No threshold, and p-values of 1, where negatives give none and nothing is decided by it.
+    """
+    try:
+        return _calibrated(values, null[np.isfinite(null)], alarm, detector)
+    except ValueError:
+        if decides:
+            raise
+        return None, np.ones(len(values))
+
+
+def _calibrated(
+    values: Floats, null: Floats, alarm: float, detector: Detector
+) -> tuple[float, Floats]:
+    tail: Literal["lower", "upper"] = "upper" if detector.higher_is_memorised else "lower"
     known = np.isfinite(values)
     p_values = np.zeros(len(values))
-    if (null <= 0).any() or (values[known] <= 0).any():
+    if not len(null):
+        raise ValueError("no negative has a score that is a number")
+    if (null <= 0).any() or (values[known] < 0).any():
         # Cosines have no logarithm; shifted by a constant they keep their order.
         shift = 1 - min(null.min(), values[known].min(initial=np.inf))
         p_values[known] = tail_p_values(values[known] + shift, null + shift, tail=tail)
@@ -118,16 +136,17 @@ def _against(
 
 
 def choose_audit(rest: Sequence[int], *, num_prompts: int, limit: float, seed: int) -> list[int]:
-    """Screened-out prompts to be sampled all the same, a random choice, ascending.
+    """Screened-out prompts to be sampled all the same: a random choice, in the order drawn.
 
     As many as it takes for the share of memorised prompts, should none of them be, to keep
-    ``limit`` at 95 %.
+    ``limit`` at 95 %, and one at least where there are any. Being in the order drawn, those that
+    come before a budget ends are a random choice too.
     """
     if not rest:
         return []
     among_rest = min(limit * num_prompts / len(rest), 1 - 1e-9)
     count = min(audit_size(len(rest), among_rest), len(rest))
-    return sorted(random.Random(seed).sample(sorted(rest), count))  # noqa: S311
+    return random.Random(seed).sample(sorted(rest), count)  # noqa: S311 - reproducible
 
 
 def screening_result(
@@ -138,7 +157,7 @@ def screening_result(
     Args:
         suspects: From `find_suspects`.
         num_escalated: Prompts that were sampled in the order of suspicion.
-        num_audited: Of the others, those that were sampled.
+        num_audited: Of the others, those drawn at random and sampled to an end.
         num_missed: Of these, found memorised.
     """
     num_prompts = len(suspects.order)

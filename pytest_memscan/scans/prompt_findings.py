@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pytest_memscan.prompt_statistics import leak_rate
 from pytest_memscan.results import (
     CallCount,
+    Coverage,
     Estimate,
     KeyFinding,
     KeyScan,
@@ -24,7 +26,7 @@ from pytest_memscan.scans.carlini_prompts import SAME_PICTURE, SampledPrompt, fi
 from pytest_memscan.scans.extended_side import Form, Key, extended_side
 from pytest_memscan.scans.prompt_controls import prompt_controls
 from pytest_memscan.scans.prompt_detectors import screening_result
-from pytest_memscan.scans.text_to_image import Campaign
+from pytest_memscan.scans.text_to_image import MIN_NEGATIVES, Campaign, calibrating
 from pytest_memscan.similarity.tiles import mean_image
 
 Pixels = NDArray[np.uint8]
@@ -45,10 +47,12 @@ class Judged:
 
     Attributes:
         campaign: The scan.
+        train: What is known about the training images, where there are any.
         provenance: Recorded as it is.
     """
 
     campaign: Campaign
+    train: Coverage | None = None
     provenance: dict[str, str]
 
     @cached_property
@@ -56,7 +60,7 @@ class Judged:
         """One for each sampled text, memorised ones first."""
         found = [self._finding(each) for each in self.campaign.sampled.values()]
         order = {"verbatim": 0, "template": 1, "": 2}
-        found.sort(key=lambda each: (order[each.kind], each.clique_distance or 1, each.prompt_id))
+        found.sort(key=lambda each: (order[each.kind], _spread(each), each.prompt_id))
         return found
 
     @property
@@ -67,7 +71,8 @@ class Judged:
     @cached_property
     def screening(self) -> Screening:
         """How prompts were chosen, and what the audit says of the others."""
-        audited = [each for each in self.given if each.route == "audit"]
+        # What the budget cut short says nothing about what detectors miss.
+        audited = [each for each in self.given if each.route == "audit" and each.settled]
         return screening_result(
             self.campaign.suspects,
             num_escalated=sum(each.route == "escalated" for each in self.given),
@@ -81,7 +86,7 @@ class Judged:
         campaign, plan = self.campaign, self.campaign.plan
         near = [
             each.train_distance is not None and each.train_distance <= SAME_PICTURE
-            for each in self.findings
+            for each in self.given
             if each.kind
         ]
         findings = self.findings
@@ -95,11 +100,12 @@ class Judged:
             num_findings_total=len(findings),
             num_unsettled=sum(not each.settled for each in findings),
             num_confirmed=None if campaign.tools.nearest is None else sum(near),
-            images=campaign.tools.images.coverage(),
+            images=campaign.tools.images.coverage(self.train),
             controls=prompt_controls(
                 copied=campaign.negatives.everything,
                 unrelated=[each.pixels for each in campaign.negatives.strings.values()],
                 edge=campaign.edge,
+                clique_size=plan.rule.clique_size,
             ),
             calls=self._calls(),
             provenance=self.provenance,
@@ -111,19 +117,28 @@ class Judged:
         negatives = self.campaign.negatives
         keys: dict[str, list[Key]] = {"strings": [], "prompts": []}
         for each in self.campaign.sampled.values():
-            if each.first is not None and len(each.first) >= self.campaign.plan.rule.batch:
+            # Where some are invalid, fewer images may be enough to flag a text at the first look.
+            enough = 1 if each.kind else self.campaign.plan.num_first
+            if each.first is not None and len(each.first) >= enough:
                 keys[self._form(each.text_id)].append(self._key(each, each.first.pixels))
         of_strings = [each.pixels for each in negatives.strings.values()]
-        return extended_side(
-            [
-                Form(name="strings", keys=keys["strings"], negatives=self._spaces(of_strings)),
-                Form(
-                    name="prompts", keys=keys["prompts"], negatives=self._spaces(negatives.images)
-                ),
-            ],
-            images_per_key=self.campaign.plan.rule.batch,
-            canaries=self.campaign.plan.canaries,
-        )
+        plan = self.campaign.plan
+        names = [self._form(each) for each in (*plan.planned, *plan.texts.canary_ids)]
+        forms = [
+            Form(
+                name=name,
+                keys=keys[name],
+                negatives=self._spaces(images),
+                num_candidates=names.count(name),
+            )
+            for name, images in (("strings", of_strings), ("prompts", negatives.images))
+        ]
+        with calibrating():
+            return extended_side(
+                forms,
+                images_per_key=plan.num_first,
+                canaries=plan.canaries,
+            )
 
     def mean_image_of(self, finding: KeyFinding) -> Pixels:
         """Mean of a key's first images, ``(height, width, channels)``."""
@@ -156,7 +171,8 @@ class Judged:
         if text_id in plan.texts.prompt_ids:
             place = self._places[text_id]
             relative = self.campaign.scores.relative_to(self.campaign.negative_scores)
-            scores = {name: float(each[place]) for name, each in relative.values.items()}
+            found = {name: float(each[place]) for name, each in relative.values.items()}
+            scores = {name: score for name, score in found.items() if math.isfinite(score)}
         return PromptFinding(
             prompt_id=self._prompt_id(text_id),
             place=plan.place_of(text_id),
@@ -177,17 +193,20 @@ class Judged:
         given = self.given
         found = [each for each in given if each.kind and each.route == "escalated"]
         screening, num_prompts = self.screening, len(self.campaign.plan.planned)
+        rate = leak_rate(
+            num_prompts,
+            len(found),
+            screened_out=num_prompts - screening.num_escalated,
+            audited=screening.num_audited,
+            missed=screening.num_missed,
+        )
+        # A suspicious prompt that the budget cut short may be memorised.
+        num_open = sum(each.route == "escalated" and not each.settled for each in given)
         return {
             "memorised_prompts": _count(sum(bool(each.kind) for each in given)),
             "verbatim_prompts": _count(sum(each.kind == "verbatim" for each in given)),
             "template_prompts": _count(sum(each.kind == "template" for each in given)),
-            "prompt_leak_rate": leak_rate(
-                num_prompts,
-                len(found),
-                screened_out=num_prompts - screening.num_escalated,
-                audited=screening.num_audited,
-                missed=screening.num_missed,
-            ),
+            "prompt_leak_rate": replace(rate, upper=min(1.0, rate.upper + num_open / num_prompts)),
         }
 
     def _rule(self) -> PromptRule:
@@ -206,7 +225,7 @@ class Judged:
     def _calls(self) -> CallCount:
         campaign, plan = self.campaign, self.campaign.plan
         num_negatives = len(plan.texts.recombined) + len(plan.texts.strings)
-        of_negatives = num_negatives * plan.rule.batch
+        of_negatives = num_negatives * plan.num_first
         of_prompts = campaign.tools.images.asked - of_negatives
         return CallCount(
             negatives=of_negatives * plan.calls_per_image,
@@ -220,19 +239,23 @@ class Judged:
             prompt_id=self._prompt_id(sampled.text_id),
             place=self.campaign.plan.place_of(sampled.text_id),
             is_canary=self._is_canary(sampled.text_id),
+            is_verbatim=sampled.kind == "verbatim",
             num_images=len(pixels),
             variances=self.campaign.tools.variances(pixels),
             nearest=self._nearest(_mean(pixels)),
         )
 
     def _form(self, text_id: int) -> str:
-        """A single word is held against random strings, if there are any."""
+        """A single word is held against random strings, if there are enough of them."""
         is_word = " " not in self.campaign.plan.texts.everything[text_id]
-        return "strings" if is_word and self.campaign.negatives.strings else "prompts"
+        has_strings = len(self.campaign.negatives.strings) >= MIN_NEGATIVES
+        return "strings" if is_word and has_strings else "prompts"
 
     def _spaces(self, negatives: Sequence[Pixels]) -> dict[str, NDArray[np.float64]]:
+        """Variances of the negatives in each space that all of them have."""
         each = [self.campaign.tools.variances(pixels) for pixels in negatives]
-        return {space: np.array([one[space] for one in each]) for space in (each or [{}])[0]}
+        shared = [space for space in (each or [{}])[0] if all(space in one for one in each)]
+        return {space: np.array([one[space] for one in each]) for space in shared}
 
     def _nearest(self, pixels: Pixels) -> tuple[int, float] | None:
         nearest = self.campaign.tools.nearest
@@ -250,6 +273,11 @@ class Judged:
         if self._is_canary(text_id):
             return text_id - self.campaign.plan.texts.canary_ids.start
         return text_id
+
+
+def _spread(finding: PromptFinding) -> float:
+    """Of its clique; more than any where there is none."""
+    return math.inf if finding.clique_distance is None else finding.clique_distance
 
 
 def _mean(pixels: Pixels) -> Pixels:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,9 +122,10 @@ class PromptImages:
         """One image that was made, ``(height, width, channels)``."""
         return self.sampler.pixels_of(sample_id)
 
-    def coverage(self) -> Coverage:
-        """What was asked for and what came."""
-        return Coverage(
+    def coverage(self, train: Coverage | None = None) -> Coverage:
+        """What was asked for and what came, beside what is known of the training images."""
+        return replace(
+            train or Coverage(planned=0, generated=0, valid=0),
             planned=self.asked,
             generated=self.asked,
             valid=self.asked - sum(self.invalid.values()),

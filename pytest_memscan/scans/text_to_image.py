@@ -27,6 +27,7 @@ from pytest_memscan.results import PromptCoverage
 from pytest_memscan.scans.carlini_prompts import (
     SampledPrompt,
     edge_threshold,
+    num_first,
     sample_prompt,
     template_threshold,
 )
@@ -69,6 +70,11 @@ class PromptPlan:
     calls_per_image: int
     places: Sequence[str] = ()
     seed: int = 0
+
+    @property
+    def num_first(self) -> int:
+        """Images of each negative, and of every sampled text those that variances are taken of."""
+        return num_first(self.rule)
 
     def place_of(self, text_id: int) -> str:
         """Where a prompt or planted string was found."""
@@ -126,7 +132,7 @@ class Campaign:
 
     @cached_property
     def negatives(self) -> Negatives:
-        """Their images, a batch of each.
+        """Their first images.
 
         Raises:
             PromptError: Too few of them are valid to calibrate on.
@@ -135,9 +141,9 @@ class Campaign:
         ids = [*texts.recombined_ids, *texts.string_ids]
         first: dict[int, TextImages] = {}
         for done, text_id in enumerate(ids):
-            self.tools.progress("images of negatives", done, len(ids))
-            images = self.tools.images.take(text_id, 0, self.plan.rule.batch)
-            if len(images) == self.plan.rule.batch:
+            self.tools.progress("negatives sampled", done, len(ids))
+            images = self.tools.images.take(text_id, 0, self.plan.num_first)
+            if len(images) == self.plan.num_first:
                 first[text_id] = images
         if len(first) < MIN_NEGATIVES:
             raise PromptError(
@@ -165,19 +171,19 @@ class Campaign:
     @cached_property
     def suspects(self) -> Suspects:
         """Which prompts are suspicious, and in which order."""
-        with _calibrating():
+        with calibrating():
             return find_suspects(self.scores, self.negative_scores)
 
     @cached_property
     def edge(self) -> float:
         """Tiled L2 of near-identical images."""
-        with _calibrating():
+        with calibrating():
             return edge_threshold(self.negatives.everything)
 
     @cached_property
     def template(self) -> float:
         """Share of the variance in the fixed part of a template's images."""
-        with _calibrating():
+        with calibrating():
             return template_threshold(self.negatives.images, len(self.plan.planned))
 
     @cached_property
@@ -209,7 +215,8 @@ class Campaign:
 
     def _sample(self, text_id: int, route: str) -> SampledPrompt:
         self._routes[text_id] = route
-        self.tools.progress(f"sampling ({route})", len(self._routes), len(self.plan.planned))
+        most = len(self.plan.planned) + len(self.plan.texts.canaries)
+        self.tools.progress("prompts sampled", len(self._routes), most)
         return sample_prompt(
             self.tools.images,
             text_id,
@@ -220,7 +227,7 @@ class Campaign:
 
 
 @contextmanager
-def _calibrating() -> Iterator[None]:
+def calibrating() -> Iterator[None]:
     """Negatives that say nothing are the checkpoint's fault, and said as such."""
     try:
         yield

@@ -76,8 +76,12 @@ def _as_pickle(model: Path) -> None:
     (model / WEIGHTS).rename((model / WEIGHTS).with_suffix(".bin"))
 
 
-def _as_text_to_image(model: Path) -> None:
-    edit_json(model / "model_index.json", _class_name="StableDiffusionPipeline")
+def _as_image_to_image(model: Path) -> None:
+    edit_json(model / "model_index.json", _class_name="StableDiffusionImg2ImgPipeline")
+
+
+def _as_no_pipeline_known(model: Path) -> None:
+    edit_json(model / "model_index.json", _class_name="StableVideoPipeline")
 
 
 def _without_weights(model: Path) -> None:
@@ -90,7 +94,8 @@ def _without_weights(model: Path) -> None:
         (_without_index, ("no model_index.json", "supported is")),
         (_as_pickle, (".bin", "is a pickle", "convert it to safetensors")),
         (_without_weights, ("is missing from the checkpoint", "supported is")),
-        (_as_text_to_image, ("text-to-image", "still to come")),
+        (_as_image_to_image, ("'StableDiffusionImg2ImgPipeline'", "needs an input image")),
+        (_as_no_pipeline_known, ("'StableVideoPipeline'", "StableDiffusionPipeline")),
     ],
 )
 def test_a_folder_that_cannot_be_scanned(
@@ -153,9 +158,18 @@ def test_weights_that_are_damaged(
     check(result, pytester.path, "memscan: error: " + WEIGHTS, *words, code=FAILED)
 
 
-def test_no_training_images_were_named(gate: Gate, pytester: pytest.Pytester, model: Path) -> None:
-    words = ("no training images", "pass --memscan-train-data with a folder")
+def test_a_limit_on_copies_without_training_images(
+    gate: Gate, pytester: pytest.Pytester, model: Path
+) -> None:
+    words = ('--memscan-fail: "extracted <= 0" cannot be judged', "pass --memscan-train-data")
     check(gate(str(model)), pytester.path, *words)
+
+
+def test_no_training_images_were_named(gate: Gate, pytester: pytest.Pytester, model: Path) -> None:
+    """Nothing repeats, which without training images shows little: never a pass by itself."""
+    result = pytester.runpytest_inprocess("--memscan", str(model), *SMALL)
+    words = ("memscan: inconclusive", "nothing repeats", "pass --memscan-train-data")
+    check(result, pytester.path, *words, code=FAILED, verdict="inconclusive")
 
 
 @pytest.mark.parametrize("option", ["train-data", "holdout"])

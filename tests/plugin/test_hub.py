@@ -37,7 +37,12 @@ def test_a_model_on_the_hub_is_scanned_by_its_commit(
         options = (f"--memscan-train-data={images}", "--memscan-steps=2")
         first = gate("org/model", *options, subprocess=True)
     assert first.ret == pytest.ExitCode.OK
+    # Before it was fetched it might have been a text-to-image checkpoint.
+    first.assert_outcomes(passed=4, skipped=2)
     report = read_report(pytester.path)
+    skipped = {"prompt_detectors", "extended_side"}
+    verdicts = {check["name"]: check["verdict"] for check in report["checks"]}
+    assert {name for name, verdict in verdicts.items() if verdict == "not_applicable"} == skipped
     assert report["checkpoint"] == f"org/model@{commit[:7]}"
     assert commit in str(report)
     # The Hub is gone; the commit is in the cache.
@@ -56,7 +61,7 @@ def test_a_model_that_is_not_there_is_an_error_in_one_line(
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
         result = gate("org/nothing", f"--memscan-train-data={images}", subprocess=True)
-    result.assert_outcomes(errors=4)
+    result.assert_outcomes(errors=6)
     result.stdout.fnmatch_lines(["memscan: error: *org/nothing*"])
     result.stdout.no_fnmatch_line("*Traceback*")
     assert read_report(pytester.path)["verdict"] == "error"

@@ -17,8 +17,11 @@ def test_the_defaults_are_usable_and_said_to_be_defaults(resolve: Resolve) -> No
         "extracted <= 0",
         "leak_rate <= 0.01",
     ]
-    assert (config.budget.num_images, config.steps, config.seed) == (320, 50, 0)
-    assert (config.device, config.dtype, config.batch_size) == ("auto", "float32", 32)
+    assert (config.budget, config.steps, config.seed) == (None, 50, 0)
+    assert config.sources["budget"] == ("320img", "default")
+    assert (config.device, config.dtype) == ("auto", "float32")
+    assert (config.batch_size("unconditional"), config.batch_size("text-to-image")) == (32, 10)
+    assert config.checks == ("integrity", "duplicates", "carlini", "status")
     assert config.images == "blurred"
     assert not config.strict
     assert not config.offline
@@ -70,7 +73,7 @@ def test_relative_paths_start_where_they_were_written(resolve: Resolve) -> None:
 @pytest.mark.parametrize(
     ("toml", "complaint"),
     [
-        ("failed = 3", "unknown key 'failed'; known keys are train_data, holdout, fail"),
+        ("failed = 3", "unknown key 'failed'; known keys are train_data, holdout, prompts"),
         ("seed = true", "seed: expected a whole number, got True"),
         ("steps = false", "steps: expected a whole number, got False"),
         ("batch_size = true", "batch_size: expected a whole number"),

@@ -10,10 +10,9 @@ from pictures import smooth_images
 from unit.reports import scans
 
 from pytest_memscan.gate import judge_duplicates, judge_scan
-from pytest_memscan.policy import Threshold, parse_threshold
+from pytest_memscan.policy import Threshold, parse_threshold, whole_policy
 from pytest_memscan.results import Duplicates, Verdict
 from pytest_memscan.scans.duplicates import find_duplicates
-from pytest_memscan.settings import Given, parse_thresholds
 from pytest_memscan.similarity.reference import prepare
 
 FOUND = Duplicates(
@@ -76,13 +75,13 @@ def test_a_scan_is_not_judged_by_lines_about_duplicates() -> None:
     assert [each.expression for each in outcome.thresholds] == ["extracted <= 0"]
 
 
-def test_lines_about_duplicates_alone_leave_the_limits_on_leakage(tmp_path: object) -> None:
+def test_lines_about_duplicates_alone_leave_the_limits_on_leakage() -> None:
     """A gate that limits nothing but duplicates would pass a checkpoint that leaks everything."""
-    given = Given(value=["duplicate_groups <= 0"], source="--memscan-fail", base=tmp_path)  # type: ignore[arg-type]
-    assert [line.expression for line in parse_thresholds(given)] == [
+    whole = whole_policy(policy("duplicate_groups <= 0"), {"duplicates", "images"})
+    assert [line.expression for line in whole] == [
         "duplicate_groups <= 0",
         "extracted <= 0",
         "leak_rate <= 0.01",
     ]
-    given = replace(given, value=["duplicate_groups <= 0", "ums_high <= 0.1"])
-    assert len(parse_thresholds(given)) == 2
+    given = policy("duplicate_groups <= 0", "ums_high <= 0.1")
+    assert whole_policy(given, {"duplicates", "images"}) == tuple(given)

@@ -15,20 +15,29 @@ from pytest_memscan.gate import (
     judge_run,
     judge_scan,
     judge_status,
-    judge_threshold,
-    worst,
+    not_applicable,
 )
-from pytest_memscan.policy import parse_threshold
-from pytest_memscan.results import CheckOutcome, Coverage, Estimate, RunResult, ScanResult, Verdict
+from pytest_memscan.gate.verdicts import worst
+from pytest_memscan.policy import Threshold, parse_threshold
+from pytest_memscan.results import (
+    CheckOutcome,
+    Coverage,
+    Estimate,
+    RunResult,
+    ScanResult,
+    ThresholdOutcome,
+    Verdict,
+)
 from pytest_memscan.scans.evidence import extracted_images
 from pytest_memscan.statistics import proportion
 
-PASS, FAIL, INCONCLUSIVE, ERROR, NOT_RUN = (
+PASS, FAIL, INCONCLUSIVE, ERROR, NOT_RUN, NOT_APPLICABLE = (
     Verdict.PASS,
     Verdict.FAIL,
     Verdict.INCONCLUSIVE,
     Verdict.ERROR,
     Verdict.NOT_RUN,
+    Verdict.NOT_APPLICABLE,
 )
 POLICY = [parse_threshold("extracted <= 0"), parse_threshold("leak_rate <= 0.01")]
 
@@ -36,6 +45,11 @@ POLICY = [parse_threshold("extracted <= 0"), parse_threshold("leak_rate <= 0.01"
 def scan_with(**metrics: Estimate) -> ScanResult:
     scan = scans.clean_scan()
     return replace(scan, metrics={**scan.metrics, **metrics})
+
+
+def judged(threshold: Threshold, scan: ScanResult) -> ThresholdOutcome:
+    (outcome,) = judge_scan(scan, [threshold]).thresholds
+    return outcome
 
 
 def check(verdict: Verdict, name: str = "carlini", **fields: object) -> CheckOutcome:
@@ -48,6 +62,8 @@ def check(verdict: Verdict, name: str = "carlini", **fields: object) -> CheckOut
         ([], NOT_RUN),
         ([PASS], PASS),
         ([PASS, PASS], PASS),
+        ([PASS, NOT_APPLICABLE], PASS),
+        ([NOT_APPLICABLE, NOT_RUN], NOT_RUN),
         ([PASS, NOT_RUN], NOT_RUN),
         ([INCONCLUSIVE, NOT_RUN, PASS], INCONCLUSIVE),
         ([PASS, FAIL, INCONCLUSIVE], FAIL),
@@ -66,7 +82,7 @@ def test_a_rate_is_judged_by_its_bounds_in_every_case() -> None:
         threshold = parse_threshold(f"leak_rate <= {limit}")
         for hits in {*range(min(n, 25) + 1), n // 2, n - 1, n}:
             scan = scan_with(leak_rate=proportion(hits, n))
-            outcome = judge_threshold(threshold, scan)
+            outcome = judged(threshold, scan)
             surely_below = stats.binom.cdf(hits, n, limit) <= 0.05
             surely_above = stats.binom.sf(hits - 1, n, limit) < 0.05
             expected = PASS if surely_below else FAIL if surely_above else INCONCLUSIVE
@@ -79,15 +95,15 @@ def test_a_rate_is_judged_by_its_bounds_in_every_case() -> None:
 def test_a_bound_on_the_limit_itself_keeps_only_at_most(operator: str, verdict: Verdict) -> None:
     rate = Estimate(value=0.25, lower=0.25, upper=0.25, num_trials=100)
     threshold = parse_threshold(f"leak_rate {operator} 0.25")
-    assert judge_threshold(threshold, scan_with(leak_rate=rate)).verdict is verdict
+    assert judged(threshold, scan_with(leak_rate=rate)).verdict is verdict
 
 
 def test_an_inconclusive_rate_says_how_many_images_would_settle_it() -> None:
-    outcome = judge_threshold(POLICY[1], scan_with(leak_rate=proportion(1, 320)))
+    outcome = judged(POLICY[1], scan_with(leak_rate=proportion(1, 320)))
     assert outcome.verdict is INCONCLUSIVE
     assert "(--memscan-budget" in outcome.sentence
     assert "on both sides of the limit of 1 %" in outcome.sentence
-    on_the_limit = judge_threshold(POLICY[1], scan_with(leak_rate=proportion(3, 300)))
+    on_the_limit = judged(POLICY[1], scan_with(leak_rate=proportion(3, 300)))
     assert "no number of images would settle it" in on_the_limit.sentence
 
 
@@ -106,7 +122,7 @@ def test_what_chance_explains_is_not_a_failure_and_not_a_pass(
     count: int, expected_by_chance: float, verdict: Verdict
 ) -> None:
     scan = scan_with(extracted=extracted_images(count, expected_by_chance))
-    outcome = judge_threshold(POLICY[0], scan)
+    outcome = judged(POLICY[0], scan)
     assert outcome.verdict is verdict
     assert ("chance" in outcome.sentence) is (verdict is INCONCLUSIVE)
 
@@ -264,7 +280,9 @@ def test_checks_that_are_missing_were_not_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "verdicts", list(product(Verdict, repeat=3)), ids=lambda verdicts: "-".join(verdicts)
+    "verdicts",
+    [each for each in product(Verdict, repeat=3) if NOT_APPLICABLE not in each],
+    ids=lambda verdicts: "-".join(verdicts),
 )
 def test_a_run_passes_only_when_every_check_does(
     verdicts: tuple[Verdict, Verdict, Verdict],
@@ -280,3 +298,22 @@ def test_the_sentence_of_a_pass_is_what_the_scan_measured() -> None:
     scanned = judge_scan(scans.clean_scan(), POLICY)
     result = run(check(PASS, "integrity"), scanned, check(PASS, "status"))
     assert result.sentence == scanned.sentence
+
+
+def test_a_check_that_does_not_apply_is_no_pass_of_anything() -> None:
+    skipped = not_applicable("carlini", "there is nothing to compare with")
+    assert skipped.verdict is NOT_APPLICABLE
+    integrity = judge_integrity(samples.INTEGRITY)
+    status = judge_status([integrity, skipped])
+    assert (status.verdict, status.sentence) == (NOT_RUN, "no scan was run")
+    assert run(integrity, skipped, status).verdict is NOT_RUN
+    assert run(integrity, skipped, check(PASS, "status")).sentence == integrity.sentence
+
+
+def test_a_line_somebody_wrote_that_nothing_measured_is_an_error() -> None:
+    scanned = judge_scan(scans.clean_scan(), POLICY)
+    written = parse_threshold("memorised_prompts <= 0", source="memscan.toml")
+    status = judge_status([scanned], [*POLICY, written])
+    assert status.verdict is ERROR
+    assert status.sentence.startswith('memscan.toml: "memorised_prompts <= 0" was not measured')
+    assert judge_status([scanned], [*POLICY, parse_threshold(written.expression)]).verdict is PASS

@@ -26,6 +26,7 @@ from pytest_memscan.generation import (
     PlanRow,
     Progress,
     generate,
+    image_shape,
     images_per_second,
     plan_rows,
     why_invalid,
@@ -305,3 +306,7 @@ def test_too_little_memory_names_the_option_that_helps(pipeline: Any, store: Ima
 
 def test_the_rate_of_generation_is_a_positive_number(pipeline: Any) -> None:
     assert 0 < images_per_second(pipeline, batch_size=2, steps=2, plan_seed=0) < float("inf")
+
+
+def test_a_pipeline_in_pixel_space_has_the_shape_of_its_denoiser(pipeline: Any) -> None:
+    assert image_shape(pipeline) == (8, 8, 3)

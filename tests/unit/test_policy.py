@@ -13,8 +13,11 @@ from pytest_memscan.policy import (
     COUNTS,
     DEFAULT_POLICY,
     RATES,
+    Subject,
+    Threshold,
     check_can_be_shown,
     parse_threshold,
+    whole_policy,
 )
 
 
@@ -81,8 +84,12 @@ def test_an_unknown_metric_is_answered_with_those_there_are() -> None:
 
 
 def test_the_default_policy_can_be_parsed_and_shown_with_the_default_budget() -> None:
-    for text in DEFAULT_POLICY:
-        check_can_be_shown(parse_threshold(text), num_images=320)
+    for subject, texts in DEFAULT_POLICY.items():
+        for text in texts:
+            threshold = parse_threshold(text)
+            assert threshold.subject == subject
+            assert threshold.is_default
+            check_can_be_shown(threshold, num_images=320)
 
 
 @pytest.mark.parametrize(
@@ -119,3 +126,37 @@ def test_a_count_can_be_shown_with_any_number_of_images() -> None:
 @given(limit=st.integers(0, 10**9))
 def test_an_expression_says_its_limit_in_full(limit: int) -> None:
     assert parse_threshold(f"extracted <= {limit}").expression == f"extracted <= {limit}"
+
+
+def lines(*texts: str) -> list[Threshold]:
+    return [parse_threshold(text, source="--memscan-fail") for text in texts]
+
+
+def test_a_subject_nobody_wrote_about_keeps_its_default_lines() -> None:
+    """A gate that limits nothing but duplicates would pass a checkpoint that leaks everything."""
+    given = lines("duplicate_groups <= 0", "verbatim_prompts <= 2")
+    policy = whole_policy(given, {"duplicates", "images", "prompts"})
+    assert [(line.expression, line.is_default) for line in policy] == [
+        ("duplicate_groups <= 0", False),
+        ("verbatim_prompts <= 2", False),
+        ("extracted <= 0", True),
+        ("leak_rate <= 0.01", True),
+    ]
+
+
+@given(
+    texts=st.lists(st.sampled_from([f"{metric} <= 1" for metric in COUNTS]), max_size=4),
+    subjects=st.sets(st.sampled_from(sorted(DEFAULT_POLICY))),
+)
+def test_whatever_is_measured_is_limited_and_nothing_written_is_lost(
+    texts: list[str], subjects: set[Subject]
+) -> None:
+    given = lines(*texts)
+    policy = whole_policy(given, subjects)
+    assert list(policy[: len(given)]) == given
+    limited = {line.subject for line in policy}
+    assert limited >= subjects - {"duplicates"}
+    for line in policy[len(given) :]:
+        assert line.is_default
+        assert line.subject in subjects
+        assert line.subject not in {each.subject for each in given}

@@ -12,9 +12,10 @@ import pytest
 import torch
 from checkpoint_factory import save_tiny_checkpoint
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
+from pipeline_factory import tiny_pipeline
 
 from pytest_memscan.errors import StoreError
-from pytest_memscan.generation import ALONE, NON_FINITE, PLANNED
+from pytest_memscan.generation import ALONE, NON_FINITE, PLANNED, Prompting
 from pytest_memscan.sampler import Sampler
 from pytest_memscan.store import ImageStore
 
@@ -159,3 +160,84 @@ def test_images_that_vanish_as_soon_as_they_are_written_are_an_error(
 
     with pytest.raises(StoreError, match="change or vanish as soon as they are written"):
         read_all(sampler(store, lambda _: pipeline, progress=remove))
+
+
+# --- with prompts -------------------------------------------------------------------------------
+
+PROMPTING = Prompting(prompts=("a red cat", "the dog", "the house"), rows_per_prompt=8)
+
+
+@pytest.fixture(scope="module")
+def prompted() -> Any:
+    return tiny_pipeline("sd1")
+
+
+def of_prompts(store: ImageStore, load_pipeline: Any, **changes: Any) -> Sampler:
+    return sampler(store, load_pipeline, num_images=0, prompting=PROMPTING, **changes)
+
+
+def test_images_of_a_prompt_are_made_when_they_are_asked_for(
+    store: ImageStore, prompted: Any
+) -> None:
+    drawn = of_prompts(store, lambda _: prompted)
+    first = drawn.images(range(8, 12))
+    assert [image.sample_id for image in first] == [8, 9, 10, 11]
+    assert store.ids(PLANNED) == {8, 9, 10, 11}
+    # Others of the prompt, in the order asked for, some of them there already.
+    mixed = drawn.images([13, 9, 12])
+    assert [image.sample_id for image in mixed] == [13, 9, 12]
+    np.testing.assert_array_equal(mixed[1].pixels, first[1].pixels)
+    assert store.ids(PLANNED) == {8, 9, 10, 11, 12, 13}
+    again = of_prompts(store, refuse).images([12, 8])
+    np.testing.assert_array_equal(again[0].pixels, mixed[2].pixels)
+    np.testing.assert_array_equal(drawn.pixels_of(13), mixed[0].pixels)
+
+
+def test_nothing_is_made_for_no_image(store: ImageStore) -> None:
+    assert of_prompts(store, refuse).images([]) == []
+
+
+def test_an_image_does_not_depend_on_what_was_asked_for_before(
+    store: ImageStore, prompted: Any, tmp_path: Path
+) -> None:
+    whole = of_prompts(store, lambda _: prompted).images(range(12))
+    other = ImageStore(tmp_path / "other", spec={})
+    backwards = of_prompts(other, lambda _: prompted)
+    for sample_id in reversed(range(12)):
+        (image,) = backwards.images([sample_id])
+        assert image.seed == whole[sample_id].seed
+        np.testing.assert_array_equal(image.pixels, whole[sample_id].pixels)
+    other.close()
+
+
+def test_prompts_have_images_of_their_own(store: ImageStore, prompted: Any, tmp_path: Path) -> None:
+    drawn = of_prompts(store, lambda _: prompted).images(range(24))
+    assert len({image.pixels.tobytes() for image in drawn}) == 24
+    same = Prompting(prompts=("a red cat",) * 3, rows_per_prompt=8)
+    other = ImageStore(tmp_path / "other", spec={})
+    alike = sampler(other, lambda _: prompted, num_images=0, prompting=same).images(range(24))
+    other.close()
+    equal = [(a.pixels == b.pixels).all() for a, b in zip(drawn, alike, strict=True)]
+    assert all(equal[:8])
+    assert not any(equal[8:])
+
+
+def test_invalid_images_of_a_prompt_are_handed_over_with_their_reason(
+    store: ImageStore, prompted: Any
+) -> None:
+    def spoil(_: object, __: object, output: Any) -> None:
+        output[0][1] = torch.nan
+
+    handle = prompted.unet.register_forward_hook(spoil)
+    try:
+        images = of_prompts(store, lambda _: prompted).images(range(8))
+    finally:
+        handle.remove()
+    assert [image.invalid for image in images] == ["", NON_FINITE, "", ""] * 2
+
+
+def test_a_prompts_image_alone_is_made_with_its_prompt(store: ImageStore, prompted: Any) -> None:
+    drawn = of_prompts(store, lambda _: prompted)
+    planned = drawn.images([9, 20])
+    for one, other in zip(drawn.alone([9, 20]), planned, strict=True):
+        assert np.abs(one.pixels.astype(int) - other.pixels).max() <= 1

@@ -1,0 +1,79 @@
+"""The plain data that every room speaks: what was measured, and what it means.
+
+Nothing here computes, reads a file or knows pytest or torch. Everything is frozen, keyword-only
+and JSON-ready: numbers, strings, tuples and other dataclasses of this module.
+"""
+
+from pytest_memscan.results.basics import (
+    FLAT_IMAGE,
+    RATIO,
+    Control,
+    Coverage,
+    Estimate,
+    Measure,
+    SourceCoverage,
+    Verdict,
+)
+from pytest_memscan.results.images import (
+    Calibration,
+    CurvePoint,
+    Duplicates,
+    Finding,
+    LevelScore,
+    Repeats,
+    ScanResult,
+)
+from pytest_memscan.results.prompts import (
+    CallCount,
+    DetectorResult,
+    KeyFinding,
+    KeyScan,
+    KeyVariance,
+    PromptCoverage,
+    PromptFinding,
+    PromptResults,
+    PromptRule,
+    PromptScan,
+    Screening,
+)
+from pytest_memscan.results.run import (
+    SCHEMA_VERSION,
+    CheckOutcome,
+    Integrity,
+    RunResult,
+    ThresholdOutcome,
+)
+
+__all__ = [
+    "FLAT_IMAGE",
+    "RATIO",
+    "SCHEMA_VERSION",
+    "Calibration",
+    "CallCount",
+    "CheckOutcome",
+    "Control",
+    "Coverage",
+    "CurvePoint",
+    "DetectorResult",
+    "Duplicates",
+    "Estimate",
+    "Finding",
+    "Integrity",
+    "KeyFinding",
+    "KeyScan",
+    "KeyVariance",
+    "LevelScore",
+    "Measure",
+    "PromptCoverage",
+    "PromptFinding",
+    "PromptResults",
+    "PromptRule",
+    "PromptScan",
+    "Repeats",
+    "RunResult",
+    "ScanResult",
+    "Screening",
+    "SourceCoverage",
+    "ThresholdOutcome",
+    "Verdict",
+]

@@ -1,0 +1,83 @@
+"""How checks and runs ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pytest_memscan.results.basics import Coverage, Estimate, Verdict
+from pytest_memscan.results.images import Duplicates, Repeats, ScanResult
+from pytest_memscan.results.prompts import KeyScan, PromptScan, Screening
+
+SCHEMA_VERSION = 1  # of the JSON report; raised when a field changes its meaning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Integrity:
+    """What was checked about the checkpoint's files before anything was loaded."""
+
+    pipeline: str  # class named by model_index.json
+    files: dict[str, str]  # file in the checkpoint -> sha256
+    num_tensors: int
+    num_parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdOutcome:
+    """One line of the policy, measured."""
+
+    expression: str  # "ums_high <= 0.001"
+    source: str  # where it was set
+    verdict: Verdict
+    sentence: str  # what was measured, and what would settle it when inconclusive
+    estimate: Estimate | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOutcome:
+    """How one collected item (``memscan::carlini``, ...) ended."""
+
+    name: str
+    verdict: Verdict
+    sentence: str
+    thresholds: tuple[ThresholdOutcome, ...] = ()
+    scan: ScanResult | None = None
+    integrity: Integrity | None = None
+    duplicates: Duplicates | None = None
+    prompt_scan: PromptScan | None = None
+    screening: Screening | None = None
+    keys: KeyScan | None = None
+    repeats: Repeats | None = None
+
+    @property
+    def metrics(self) -> dict[str, Estimate]:
+        """Everything it measured that a threshold can name."""
+        scans = (self.scan, self.prompt_scan, self.keys)
+        return {
+            name: value
+            for scan in scans
+            if scan is not None
+            for name, value in scan.metrics.items()
+        }
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """Of its generated images, where it made any."""
+        if self.scan is not None:
+            return self.scan.coverage
+        if self.prompt_scan is not None:
+            return self.prompt_scan.images
+        return None if self.repeats is None else self.repeats.images
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """One `pytest --memscan` run: the object behind every report and the exit code."""
+
+    schema_version: int = SCHEMA_VERSION
+    verdict: Verdict
+    sentence: str
+    checkpoint: str  # as people name it, with the commit where there is one
+    checks: tuple[CheckOutcome, ...] = ()
+    policy: dict[str, tuple[str, str]] = field(default_factory=dict)  # option -> value, source
+    versions: dict[str, str] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)  # seconds; not reproducible

@@ -1,0 +1,167 @@
+"""Which checks a run has, by what is known of the checkpoint and of the inputs."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import get_args
+
+import pytest
+
+from pytest_memscan.checkpoints.families import Kind
+from pytest_memscan.checks import CHECKS, check_measured, checks_of, subjects_of, why_not
+from pytest_memscan.errors import OptionError
+from pytest_memscan.policy import DEFAULT_POLICY, METRICS, RATES, parse_threshold, whole_policy
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "has_train_data", "expected"),
+    [
+        ("unconditional", True, ("integrity", "duplicates", "carlini", "status")),
+        ("unconditional", False, ("integrity", "repeats", "status")),
+        (
+            "text-to-image",
+            True,
+            (
+                "integrity",
+                "duplicates",
+                "prompt_detectors",
+                "carlini",
+                "extended_side",
+                "status",
+            ),
+        ),
+        (
+            "text-to-image",
+            False,
+            ("integrity", "prompt_detectors", "carlini", "extended_side", "status"),
+        ),
+    ],
+)
+def test_checks_follow_from_the_checkpoint_and_the_training_images(
+    kind: Kind, has_train_data: bool, expected: tuple[str, ...]
+) -> None:
+    assert checks_of(kind, has_train_data=has_train_data) == expected
+
+
+@pytest.mark.parametrize("has_train_data", [True, False])
+def test_a_checkpoint_that_is_not_fetched_yet_has_the_checks_of_both_kinds(
+    has_train_data: bool,
+) -> None:
+    both = set(checks_of(None, has_train_data=has_train_data))
+    apart = [set(checks_of(kind, has_train_data=has_train_data)) for kind in KINDS]
+    assert both == apart[0] | apart[1]
+
+
+@pytest.mark.parametrize("has_train_data", [True, False])
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_checks_keep_their_order(kind: Kind | None, has_train_data: bool) -> None:
+    checks = checks_of(kind, has_train_data=has_train_data)
+    assert list(checks) == sorted(checks, key=CHECKS.index)
+    assert (checks[0], checks[-1]) == ("integrity", "status")
+
+
+def test_scans_asked_for_by_name_are_the_only_ones() -> None:
+    def asked(kind: Kind, *scans: str, has_train_data: bool = False) -> tuple[str, ...]:
+        return checks_of(kind, has_train_data=has_train_data, scans=scans)
+
+    assert asked("text-to-image", "carlini") == ("integrity", "carlini", "status")
+    assert asked("text-to-image", "extended_side", "prompt_detectors") == (
+        "integrity",
+        "prompt_detectors",
+        "extended_side",
+        "status",
+    )
+    # Duplicates belong to the training images rather than to a scan.
+    assert asked("unconditional", "carlini", has_train_data=True) == (
+        "integrity",
+        "duplicates",
+        "carlini",
+        "status",
+    )
+    assert asked("unconditional", "extended_side") == ("integrity", "status")
+
+
+def test_a_check_that_a_run_of_its_kind_has_applies_and_others_say_why_not() -> None:
+    for kind, has_train_data in product(KINDS, (True, False)):
+        checks = checks_of(kind, has_train_data=has_train_data)
+        for name in CHECKS:
+            reason = why_not(name, kind, has_train_data=has_train_data)
+            assert bool(reason) is (name not in checks), (name, kind, has_train_data)
+
+
+def test_reasons_are_about_what_is_missing() -> None:
+    def reason(name: str, kind: Kind, *, has_train_data: bool = False) -> str:
+        return why_not(name, kind, has_train_data=has_train_data)
+
+    assert "needs prompts" in reason("prompt_detectors", "unconditional")
+    assert "needs prompts" in reason("extended_side", "unconditional", has_train_data=True)
+    assert "text-to-image" in reason("repeats", "text-to-image")
+    assert "says more" in reason("repeats", "unconditional", has_train_data=True)
+    assert "memscan::repeats" in reason("carlini", "unconditional")
+    assert reason("duplicates", "text-to-image") == "no training images were given"
+
+
+@pytest.mark.parametrize(
+    ("kind", "has_train_data", "expected"),
+    [
+        ("unconditional", True, {"images", "duplicates"}),
+        ("unconditional", False, {"repeats"}),
+        ("text-to-image", True, {"prompts", "keys", "duplicates"}),
+        ("text-to-image", False, {"prompts", "keys"}),
+        (None, False, {"images", "prompts", "keys", "repeats"}),
+        (None, True, {"images", "prompts", "keys", "duplicates"}),
+    ],
+)
+def test_subjects_are_what_the_checks_measure(
+    kind: Kind | None, has_train_data: bool, expected: set[str]
+) -> None:
+    checks = checks_of(kind, has_train_data=has_train_data)
+    assert subjects_of(kind, checks) == expected
+    assert expected <= set(DEFAULT_POLICY)
+
+
+def test_what_is_not_run_measures_nothing() -> None:
+    assert subjects_of("text-to-image", ("integrity", "prompt_detectors", "status")) == set()
+    assert subjects_of("text-to-image", ("extended_side",)) == {"keys"}
+
+
+@pytest.mark.parametrize("has_train_data", [True, False])
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_only_lines_that_a_run_measures_are_accepted(
+    kind: Kind | None, has_train_data: bool
+) -> None:
+    subjects = subjects_of(kind, checks_of(kind, has_train_data=has_train_data))
+    for subject, metrics in METRICS.items():
+        for metric in metrics:
+            line = parse_threshold(f"{metric} <= {0.1 if metric in RATES else 1}")
+            if subject in subjects:
+                check_measured([line], kind, has_train_data=has_train_data)
+            else:
+                with pytest.raises(OptionError, match=f"measures {metric}"):
+                    check_measured([line], kind, has_train_data=has_train_data)
+    defaults = whole_policy((), subjects)
+    check_measured(defaults, kind, has_train_data=has_train_data)
+
+
+def test_a_line_that_training_images_would_help_says_so() -> None:
+    line = parse_threshold("extracted <= 0", "memscan.toml")
+    with pytest.raises(OptionError) as caught:
+        check_measured([line], "unconditional", has_train_data=False)
+    assert str(caught.value) == (
+        'memscan.toml: "extracted <= 0" cannot be judged: no check of this run (integrity, '
+        "repeats, status) measures extracted; pass --memscan-train-data, or write a limit on "
+        "repeated_groups"
+    )
+    with pytest.raises(OptionError, match="write a limit on memorised_prompts or") as caught:
+        check_measured([line], "text-to-image", has_train_data=False)
+    assert "--memscan-train-data" not in str(caught.value)
+
+
+def test_a_line_on_a_scan_that_was_not_asked_for_says_what_would_do() -> None:
+    line = parse_threshold("memorised_prompts <= 0")
+    with pytest.raises(OptionError, match="ask for more scans"):
+        check_measured([line], "text-to-image", has_train_data=False, scans=("prompt_detectors",))
+    with pytest.raises(OptionError, match="write a limit on extracted_canaries"):
+        check_measured([line], "text-to-image", has_train_data=False, scans=("extended_side",))
