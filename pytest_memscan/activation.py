@@ -172,8 +172,8 @@ def _check_prompts(settings: Config) -> None:
             continue
         if settings.kind == "unconditional":
             raise OptionError(
-                f"--memscan-{option}: {settings.label} is an unconditional checkpoint, which takes no "
-                "prompts; leave the option out"
+                f"--memscan-{option}: {settings.label} is an unconditional checkpoint, which takes "
+                "no prompts; leave the option out"
             )
         try:
             check_prompt_source(source)

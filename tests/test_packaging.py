@@ -37,6 +37,25 @@ def test_the_wheel_carries_the_builtin_checkpoints(wheel: zipfile.ZipFile, name:
     assert weights.file_size < 4_000_000
 
 
+@pytest.mark.parametrize("name", ["clean-t2i", "leaky-t2i"])
+def test_the_wheel_carries_the_builtin_text_to_image_checkpoints(
+    wheel: zipfile.ZipFile, name: str
+) -> None:
+    home = f"pytest_memscan/builtin/{name}/"
+    carried = {each.removeprefix(home) for each in wheel.namelist() if each.startswith(home)}
+    folder = ROOT / "fixtures" / name
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert carried == files >= {"model_index.json", "prompts.txt", "tokenizer/vocab.json"}
+
+
+def test_the_wheel_carries_the_probe_list_and_no_fixture_for_tests_alone(
+    wheel: zipfile.ZipFile,
+) -> None:
+    names = wheel.namelist()
+    assert "pytest_memscan/data/probe_prompts.txt" in names
+    assert not [name for name in names if "leaky-t2i-full" in name or "leaky-t2i-lora" in name]
+
+
 @pytest.mark.parametrize("name", ["weights.safetensors", "levels.json"])
 def test_the_wheel_carries_the_copy_descriptor(wheel: zipfile.ZipFile, name: str) -> None:
     original = ROOT / "fixtures" / "copy_descriptor" / name

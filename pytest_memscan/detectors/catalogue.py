@@ -129,6 +129,13 @@ DETECTORS: tuple[Detector, ...] = (
         calls=_early,
     ),
     Detector(
+        name="early_noise_magnitude",
+        title="noise magnitude over the steps to the early look (after Wen et al. 2024)",
+        higher_is_memorised=True,
+        calls=_early,
+        needs_both_branches=True,
+    ),
+    Detector(
         name="mean_noise_magnitude",
         title="noise magnitude over all steps (Wen et al. 2024)",
         higher_is_memorised=True,
@@ -139,4 +146,4 @@ DETECTORS: tuple[Detector, ...] = (
 )
 DEFAULT_DETECTORS: tuple[str, ...] = tuple(each.name for each in DETECTORS if each.is_default)
 BY_NAME: dict[str, Detector] = {each.name: each for each in DETECTORS}
-EARLY = frozenset({"early_spread", "masked_early_spread"})
+EARLY = frozenset({"early_spread", "masked_early_spread", "early_noise_magnitude"})

@@ -68,8 +68,8 @@ def observe(pipeline: Any, rows: Rows, wanted: Wanted) -> Seen:
 
     Tensors, each where both branches or the look are there: ``noise`` (first latents), ``guided``
     (clean latents of the first step), ``clean`` (the same without guidance), ``change`` (of the
-    first step), ``early`` (clean latents of the early look), ``norms`` ``(batch, num_steps)``,
-    ``near_change`` and ``near_unconditional`` (predicted noise near timestep 0).
+    first step), ``early`` (clean latents of the early look), ``early_norms`` ``(batch, early_step)``,
+    ``norms`` ``(batch, num_steps)``, ``near_change`` and ``near_unconditional`` (predicted noise near timestep 0).
     """
     tensors: dict[str, torch.Tensor] = {}
     norms: list[torch.Tensor] = []
@@ -77,14 +77,16 @@ def observe(pipeline: Any, rows: Rows, wanted: Wanted) -> Seen:
     def look(step: Step) -> None:
         if step.number == 1:
             tensors.update(_first_step(step))
-        if step.number == wanted.early_step:
-            tensors["early"] = step.clean
-        if wanted.trajectory:
+        if step.predictions.unconditional is not None:
             change = step.parametrisation.noise_change(step.predictions.change(), step.timestep)
             norms.append(change_norms(change.cpu()))
+        if step.number == wanted.early_step:
+            tensors["early"] = step.clean
+            if norms:
+                tensors["early_norms"] = torch.stack(norms, dim=1)
 
     conditioned = follow(pipeline, rows, stop_after=wanted.stop_after, on_step=look)
-    if norms:
+    if norms and wanted.trajectory:
         tensors["norms"] = torch.stack(norms, dim=1)
     if wanted.near_clean:
         tensors.update(_near_clean(conditioned))

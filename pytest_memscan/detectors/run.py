@@ -202,6 +202,8 @@ def score_prompt(seen: Mapping[str, torch.Tensor]) -> dict[str, float]:
     if "early" in seen:
         scored["early_spread"] = scores.early_spread(seen["early"])
         scored["masked_early_spread"] = scores.masked_early_spread(seen["early"])
+    if "early_norms" in seen:
+        scored["early_noise_magnitude"] = scores.mean_noise_magnitude(seen["early_norms"])
     if "norms" in seen:
         scored["mean_noise_magnitude"] = scores.mean_noise_magnitude(seen["norms"])
     return scored

@@ -28,8 +28,9 @@ from pytest_memscan.results import DetectorResult, Screening
 
 Floats = NDArray[np.float64]
 
-# The trajectory tells more than the first step, which is strong for any prompt that says much.
-DECIDING = ("early_spread", "masked_early_spread")
+# The trajectory tells more than the first step, which is strong for any prompt that says much. The
+# first of these that apply to a checkpoint decide.
+DECIDING = (("early_noise_magnitude",), ("early_spread", "masked_early_spread"))
 FALSE_ESCALATION = 0.05  # chance that a prompt like the negatives is suspicious
 PATIENCE = 5  # clean prompts in a row, down the order of suspicion, after which it is left
 
@@ -61,7 +62,7 @@ def find_suspects(prompts: Scores, negatives: Scores) -> Suspects:
         ValueError: The negatives' scores by a deciding detector are all alike, or too few.
     """
     relative, null = prompts.relative_to(negatives), negatives.relative_to(negatives)
-    deciding = [name for name in DECIDING if name in relative.values]
+    deciding = next((each for each in DECIDING if set(each) <= set(relative.values)), ())
     alarm = FALSE_ESCALATION / max(1, len(deciding))
     num_prompts = len(next(iter(relative.values.values())))
     p_values = np.ones(num_prompts)

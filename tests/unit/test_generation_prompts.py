@@ -239,6 +239,25 @@ def test_one_broken_prediction_of_a_guided_batch_is_its_own_images(
     assert images[1 - row].invalid == ""
 
 
+@pytest.mark.parametrize("half", [0, 1], ids=["without the prompt", "with it"])
+@pytest.mark.parametrize("row", [0, 1])
+def test_a_broken_prediction_counts_although_it_never_reaches_the_image(
+    half: int, row: int, store: ImageStore
+) -> None:
+    pipeline = prompted("pixart-sigma")  # which drops the second half of the channels
+
+    def spoil(_: object, __: object, output: Any) -> Any:
+        output[0][half * PAIR + row, 5, 0, 0] = torch.nan
+        return output
+
+    handle = denoiser_of(pipeline).register_forward_hook(spoil)
+    try:
+        images = make_prompted(pipeline, store, plan_rows(2, seed=SEED))
+    finally:
+        handle.remove()
+    assert [images[each].invalid for each in (row, 1 - row)] == [NON_FINITE, ""]
+
+
 @pytest.mark.parametrize("family", ["flux-dev", "flux-schnell"])
 def test_one_broken_prediction_of_an_unguided_batch_is_its_own_images(
     family: str, store: ImageStore

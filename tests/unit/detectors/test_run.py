@@ -99,6 +99,7 @@ def expected_scores(pipeline: Any, family: str, prompt: str, seeds: list[int]) -
     change = asked.first.change()
     # At pure noise, where SD3 begins, the velocity; else the noise.
     change = change if family == "sd3" else unit.noise_change(change, first)
+    norms = noise_norms(pipeline, family, prompt, seeds)
     near = asked.predict(asked.noise, 1)
     assert near.unconditional is not None
     return found | {
@@ -113,7 +114,8 @@ def expected_scores(pipeline: Any, family: str, prompt: str, seeds: list[int]) -
             - unit.noise(asked.noise, near.unconditional, 1),
             unit.noise(asked.noise, near.unconditional, 1),
         ),
-        "mean_noise_magnitude": float(np.mean(noise_norms(pipeline, family, prompt, seeds))),
+        "mean_noise_magnitude": float(np.mean(norms)),
+        "early_noise_magnitude": float(np.mean(norms[: EARLY * len(seeds)])),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from unit.scans.campaigns import (
 )
 from unit.scans.worlds import Pixels, World, own_picture
 
+from pytest_memscan.detectors.run import Scores
 from pytest_memscan.prompt_statistics import audit_size, leak_rate, missed_share
 from pytest_memscan.results import PromptFinding
 from pytest_memscan.scans.carlini_prompts import SAME_PICTURE, num_first
@@ -61,6 +63,25 @@ def test_sampling_goes_on_until_several_in_a_row_are_clean(informed: Judged) -> 
     assert len(escalated) == max(num_suspicious, 5 + PATIENCE)
     assert informed.screening.num_suspicious == num_suspicious
     assert informed.screening.num_escalated == len(escalated)
+
+
+def test_each_memorised_prompt_makes_the_scan_go_on() -> None:
+    """Nobody is suspicious; in the order of suspicion the gap after prompt 13 is too long."""
+    inner = Detectors()
+
+    def score(ids: Sequence[int]) -> Scores:
+        made = inner(ids)
+        for values in made.values.values():
+            for place, text_id in enumerate(ids):
+                values[place] = 1 + 0.001 * text_id if text_id < 40 else values[place]
+        return made
+
+    memorised = (0, 3, 8, 13, 20)
+    judged = scan(World(rates=dict.fromkeys(memorised, 1.0)), texts_of(40), score=score)
+    assert judged.campaign.suspects.num_suspicious == 0
+    escalated = [i for i, route in judged.campaign.routes.items() if route == "escalated"]
+    assert escalated == list(range(13 + PATIENCE + 1))
+    assert set(kinds(judged, "escalated")) == {0, 3, 8, 13}
 
 
 def test_the_audit_is_of_those_that_were_left_out(informed: Judged) -> None:

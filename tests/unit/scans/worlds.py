@@ -6,6 +6,7 @@ and for every other text, it is a new random picture. In a template the top row 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -105,3 +106,15 @@ def images_of(
 ) -> PromptImages:
     painter: Any = Painter(paint=paint, rows_per_text=rows_per_text, seed=seed)
     return PromptImages(sampler=painter, rows_per_text=rows_per_text, most=most)
+
+
+def tiles_of(image: NDArray[np.generic]) -> list[NDArray[np.float64]]:
+    """Sixteen parts, cut with plain slices, of an ``(height, width, channels)`` array."""
+    rows = np.split(image.astype(float), 4, axis=0)
+    return [tile for row in rows for tile in np.split(row, 4, axis=1)]
+
+
+def distance(one: Pixels, other: Pixels) -> float:
+    """Tiled L2 from its definition."""
+    pairs = zip(tiles_of(one), tiles_of(other), strict=True)
+    return max(math.sqrt(np.mean((a / 255 - b / 255) ** 2)) for a, b in pairs)
