@@ -152,7 +152,9 @@ class PromptScanner:
         return PromptPlan(
             texts=texts,
             prompts=replace(given.coverage, num_used=len(texts.prompts), num_planned=len(planned)),
-            canaries=None if canaries is None else canaries.coverage,
+            canaries=None
+            if canaries is None
+            else replace(canaries.coverage, num_planned=canaries.coverage.num_used),
             planned=planned,
             limit=self.limit,
             rule=self.rule,

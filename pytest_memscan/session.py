@@ -6,6 +6,7 @@ own; a lock and a shared result file make sure that only one of them scans.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 import warnings
@@ -301,7 +302,18 @@ def _error(name: str, sentence: str) -> CheckOutcome:
 
 @contextmanager
 def _third_party_warnings_kept_out() -> Iterator[None]:
-    """Under ``-W error`` somebody else's deprecation must not end a scan."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Somebody else's deprecation must not end a scan, and no log may name a prompt.
+
+    diffusers logs the end of every prompt that is longer than its tokenizer reads.
+    """
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

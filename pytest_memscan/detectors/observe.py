@@ -68,8 +68,9 @@ def observe(pipeline: Any, rows: Rows, wanted: Wanted) -> Seen:
 
     Tensors, each where both branches or the look are there: ``noise`` (first latents), ``guided``
     (clean latents of the first step), ``clean`` (the same without guidance), ``change`` (of the
-    first step), ``early`` (clean latents of the early look), ``early_norms`` ``(batch, early_step)``,
-    ``norms`` ``(batch, num_steps)``, ``near_change`` and ``near_unconditional`` (predicted noise near timestep 0).
+    first step), ``early`` (clean latents of the early look), ``early_norms`` and ``norms`` (of the
+    changes so far and of all, ``(batch, steps)``), ``near_change`` and ``near_unconditional``
+    (predicted noise near timestep 0).
     """
     tensors: dict[str, torch.Tensor] = {}
     norms: list[torch.Tensor] = []

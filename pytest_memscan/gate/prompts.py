@@ -25,9 +25,8 @@ _PROBE = (
     "--memscan-prompts builtin:probe if the probe is all that is asked for"
 )
 _NOTHING_REPEATS = (
-    "nothing repeats, but without training images a scan can find leaks and cannot show that there "
-    'are none; pass --memscan-train-data, or say --memscan-fail "repeated_groups <= 0" if this is '
-    "all that is asked for"
+    'pass --memscan-train-data, or say --memscan-fail "repeated_groups <= 0" if this is all that '
+    "is asked for"
 )
 _MAX_PLACES = 5  # named in one sentence
 

@@ -39,6 +39,8 @@ def judge_status(
     unmeasured = _unmeasured(checks, thresholds)
     if unmeasured:
         judged.append((Verdict.ERROR, unmeasured))
+    if any(check.keys for check in checks) and not any(check.thresholds for check in checks):
+        judged.append((Verdict.INCONCLUSIVE, "no line of the policy limits what was measured"))
     verdict = worst(verdict for verdict, _ in judged)
     sentence = "; ".join(sentence for each, sentence in judged if each is verdict)
     return CheckOutcome(name="status", verdict=verdict, sentence=sentence or "no scan was run")

@@ -51,7 +51,7 @@ class CheckOutcome:
     @property
     def metrics(self) -> dict[str, Estimate]:
         """Everything it measured that a threshold can name."""
-        scans = (self.scan, self.prompt_scan, self.keys)
+        scans = (self.scan, self.prompt_scan, self.keys, self.repeats)
         return {
             name: value
             for scan in scans

@@ -62,7 +62,7 @@ def find_suspects(prompts: Scores, negatives: Scores) -> Suspects:
         ValueError: The negatives' scores by a deciding detector are all alike, or too few.
     """
     relative, null = prompts.relative_to(negatives), negatives.relative_to(negatives)
-    deciding = next((each for each in DECIDING if set(each) <= set(relative.values)), ())
+    deciding = _deciding(null)
     alarm = FALSE_ESCALATION / max(1, len(deciding))
     num_prompts = len(next(iter(relative.values.values())))
     p_values = np.ones(num_prompts)
@@ -92,6 +92,16 @@ def find_suspects(prompts: Scores, negatives: Scores) -> Suspects:
         order=tuple(np.argsort(p_values, kind="stable").tolist()),
         num_suspicious=int((p_values < alarm).sum()),
     )
+
+
+def _deciding(negatives: Scores) -> tuple[str, ...]:
+    """The first set of detectors that tells negatives apart; else the first that applies."""
+    applicable = [each for each in DECIDING if set(each) <= set(negatives.values)]
+    for names in applicable:
+        # At pure noise the noise of a flow model is known, whatever the prompt: one step says 0.
+        if all(np.ptp(negatives.values[name][1:]) != 0 for name in names):
+            return names
+    return applicable[0] if applicable else ()
 
 
 def _silent(name: str, reason: str) -> DetectorResult:

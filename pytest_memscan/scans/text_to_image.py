@@ -216,7 +216,7 @@ class Campaign:
     def _sample(self, text_id: int, route: str) -> SampledPrompt:
         self._routes[text_id] = route
         most = len(self.plan.planned) + len(self.plan.texts.canaries)
-        self.tools.progress("prompts sampled", len(self._routes), most)
+        self.tools.progress("prompts sampled", len(self._routes) - 1, most)
         return sample_prompt(
             self.tools.images,
             text_id,

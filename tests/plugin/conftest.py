@@ -10,12 +10,17 @@ from typing import Any
 # pytester forgets modules that a run inside this process imported; torch cannot be imported twice.
 import diffusers.pipelines.ddim
 import diffusers.pipelines.ddpm
+import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion
 import pydantic
 import pytest
 import scipy.sparse.csgraph
 import torch
+import transformers
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
-PRELOADED = (diffusers, pydantic, scipy, torch)
+PRELOADED = (diffusers, pydantic, scipy, torch, transformers)
+PRELOADED_PARTS = (AutoencoderKL, UNet2DConditionModel, CLIPTextModel, CLIPTokenizer)
 
 # 8 images of 10 steps: enough for a model that copies nearly always, done in a second.
 QUICK = (

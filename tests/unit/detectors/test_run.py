@@ -204,7 +204,7 @@ def test_padding_is_paid_for_and_scores_nothing() -> None:
 
 def test_the_default_is_cheap() -> None:
     plan = ScreenPlan(num_seeds=4, steps=50, early_step=early_step_of(50))
-    early = {"early_spread", "masked_early_spread"}
+    early = {"early_spread", "masked_early_spread", "early_noise_magnitude"}
     assert max(BY_NAME[name].calls(plan) for name in set(DEFAULT_DETECTORS) - early) <= 20
     pipeline = shared("sd2-v")
     cheap = [name for name in DEFAULT_DETECTORS if name not in early]

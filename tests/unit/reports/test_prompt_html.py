@@ -109,7 +109,8 @@ def test_a_canary_is_not_mixed_up_with_the_prompt_of_the_same_number() -> None:
 def test_repeats_are_shown_with_their_rule_and_what_they_cannot_show() -> None:
     words = Page(render(prompt_samples.repeating())).words
     for expected in (
-        "7 groups of at least 3 near-identical images (0.012 expected by chance); 57 of 2,000",
+        "7 groups of at least 3 near-identical images (0.012 expected by chance)",
+        "57 of the first 2,000 generated images",
         "An image that is at least 0.32 % of what the model makes would have come up 3 times",
         "One that was copied only once does not show here",
         "generated#00017 generated#00114 generated#00211 generated#00308 and 17 more",

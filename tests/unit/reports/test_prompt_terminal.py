@@ -66,8 +66,8 @@ REPEATING = """\
 metric            value   bounds   limit   result
 repeated_groups       7   exact    <= 0    FAIL
 repeats FAIL: 7 groups of generated images repeat.
-repeats: 7 groups of at least 3 near-identical images (0.012 expected by chance); 57 of 2,000
-  generated images (2.85 %) are in one
+repeats: 7 groups of at least 3 near-identical images (0.012 expected by chance); 57 of the first
+  2,000 generated images (2.85 %) are in one
   generated#00017, generated#00114, generated#00211, generated#00308 and 17 more
   generated#00000, generated#00100, generated#00900, generated#01100 and 1 more
   generated#00001, generated#00101, generated#00901, generated#01101 and 1 more
