@@ -17,13 +17,12 @@ import pytest
 
 from pytest_memscan.checks import CHECKS
 from pytest_memscan.config import (
-    INI_KEYS,
-    TOML_KEYS,
     Config,
     checkpoint_label,
     json_report_path,
     resolve_config,
 )
+from pytest_memscan.config_sources import INI_KEYS, TOML_KEYS
 from pytest_memscan.errors import MemscanError, OptionError
 from pytest_memscan.items import FILE_NAME, SESSION, Collection, FileCollection
 from pytest_memscan.progress import console_progress

@@ -7,7 +7,6 @@ Nothing heavy is imported, since this runs at the start of every memscan session
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from pytest_memscan.checkpoints.families import Kind
 from pytest_memscan.checkpoints.resolve import has_builtin_train_data, known_kind
 from pytest_memscan.checks import check_measured, checks_of, subjects_of, why_not
+from pytest_memscan.config_sources import collect
 from pytest_memscan.data.prompts import PromptSource
 from pytest_memscan.data.sources import DataSource
 from pytest_memscan.errors import OptionError, shown_path
@@ -48,36 +48,6 @@ from pytest_memscan.settings import (
     parse_train_source,
 )
 from pytest_memscan.similarity.descriptors.weights import default_cache_dir
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-TOML_KEYS = [
-    "train_data",
-    "holdout",
-    "prompts",
-    "canaries",
-    "fail",
-    "budget",
-    "images_per_prompt",
-    "copy_rate",
-    "guidance_scale",
-    "steps",
-    "seed",
-    "device",
-    "dtype",
-    "batch_size",
-    "scans",
-    "descriptor",
-    "offline",
-    "cache_dir",
-    "report",
-    "images",
-    "strict",
-]
-INI_KEYS = ("fail", "report", "cache_dir", "strict")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -170,7 +140,7 @@ def resolve_config(
     Raises:
         OptionError: A value cannot be used; the message names it, its source and the remedy.
     """
-    raw = _collect(options, ini=ini, rootdir=rootdir, invocation_dir=invocation_dir)
+    raw = collect(options, ini=ini, rootdir=rootdir, invocation_dir=invocation_dir)
     sources: dict[str, tuple[str, str]] = {}
 
     def take(name: str, parse: Callable[[Given], Any], default: Any) -> Any:
@@ -318,61 +288,12 @@ def json_report_path(
         if given:
             raw = Given(value=given, source="--memscan-report", base=invocation_dir)
         else:
-            raw = _collect(options, ini=ini, rootdir=rootdir, invocation_dir=invocation_dir)[
+            raw = collect(options, ini=ini, rootdir=rootdir, invocation_dir=invocation_dir)[
                 "report"
             ]
         return dict(parse_reports(raw, rootdir))["json"]
     except (OptionError, KeyError):
         return dict(default_reports(rootdir))["json"]
-
-
-def _collect(
-    options: Mapping[str, Any], *, ini: Mapping[str, Any], rootdir: Path, invocation_dir: Path
-) -> dict[str, Given]:
-    raw = {
-        name: Given(value=value, source=f"ini memscan_{name}", base=rootdir)
-        for name, value in ini.items()
-        if value not in (None, "", [])
-    }
-    file, table = _read_toml(options.get("config"), rootdir=rootdir, invocation_dir=invocation_dir)
-    for name, value in table.items():
-        raw[name] = Given(value=value, source=file.name, base=file.parent, key=name)
-    for name, value in options.items():
-        if value is not None and name in TOML_KEYS and value is not False:
-            option = "--memscan-" + name.replace("_", "-")
-            raw[name] = Given(value=value, source=option, base=invocation_dir)
-    return raw
-
-
-def _read_toml(
-    given: str | None, *, rootdir: Path, invocation_dir: Path
-) -> tuple[Path, dict[str, Any]]:
-    file = rootdir / "memscan.toml"
-    if given is not None:
-        file = invocation_dir / os.path.expanduser(given)
-        if not file.is_file():
-            raise OptionError(f"--memscan-config {given}: there is no such file")
-    elif not file.is_file():
-        file = rootdir / "pyproject.toml"
-        if not file.is_file():
-            return file, {}
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise OptionError(f"{file.name} cannot be read as TOML: {reason}") from None
-    table = content
-    if file.name == "pyproject.toml":
-        tools = content.get("tool", {})
-        table = tools.get("memscan", {}) if isinstance(tools, dict) else {}
-        if not isinstance(table, dict) or (given is not None and not table):
-            raise OptionError(f"{file.name}: expected settings in a table [tool.memscan]")
-    unknown = sorted(set(table) - set(TOML_KEYS))
-    if unknown:
-        raise OptionError(
-            f"{file.name}: unknown key {unknown[0]!r}; known keys are {', '.join(TOML_KEYS)}"
-        )
-    return file, table
 
 
 def _is_offline(environ: Mapping[str, str]) -> bool:

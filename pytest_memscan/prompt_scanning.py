@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_memscan.denoising.conditioning import not_applicable
-from pytest_memscan.detectors.catalogue import early_step_of
+from pytest_memscan.detectors.catalogue import DEFAULT_DETECTORS, early_step_of
 from pytest_memscan.detectors.keeping import as_json, from_json, joined
 from pytest_memscan.detectors.run import Scores, screen
 from pytest_memscan.errors import OptionError, PromptError
@@ -93,15 +93,19 @@ class PromptScanner:
         return replace(self.base, prompting=self.prompting)
 
     @cached_property
+    def branches(self) -> int:
+        """Denoiser forwards for each image and step: with the prompt, and mostly without."""
+        return 1 if not_applicable(self.inputs.pipeline(self.inputs.config.dtype)) else 2
+
+    @cached_property
     def calls_per_image(self) -> int:
         """Single-sample denoiser forwards."""
         pipeline: Any = self.inputs.pipeline(self.inputs.config.dtype)
-        branches = 1 if not_applicable(pipeline) else 2
         scheduler, steps = pipeline.scheduler, self.inputs.config.steps
         if scheduler.config.get("use_dynamic_shifting"):
-            return branches * steps  # shifted by the image's size, which only the pipeline knows
+            return self.branches * steps  # shifted by a size that only the pipeline knows
         scheduler.set_timesteps(steps)  # some schedulers make more steps than asked for
-        return branches * len(scheduler.timesteps)
+        return self.branches * len(scheduler.timesteps)
 
     @property
     def early_step(self) -> int:
@@ -171,7 +175,8 @@ class PromptScanner:
         """
         texts = self.texts_in.texts
         num_negatives = len(texts.recombined) + len(texts.strings)
-        screening = 2 * NUM_SEEDS * self.early_step / self.calls_per_image  # images a prompt
+        # of a prompt, in images
+        screening = self.branches * NUM_SEEDS * self.early_step / self.calls_per_image
         clean = self.rule.boundaries[0]
         sampled = PATIENCE + audit_size(10**6, self.limit)
         first = num_first(self.rule)
@@ -209,7 +214,8 @@ class PromptScanner:
         for start in range(0, len(ids), SCREENED_AT_ONCE):
             progress("prompts screened", start, len(ids))
             block = list(ids[start : start + SCREENED_AT_ONCE])
-            note = f"scores {canonical_hash({'ids': block, 'seeds': NUM_SEEDS})}"
+            asked = {"ids": block, "seeds": NUM_SEEDS, "early step": self.early_step}
+            note = f"scores {canonical_hash({**asked, 'detectors': DEFAULT_DETECTORS})}"
             kept = store.note(note)
             if kept is None:
                 kept = json.dumps(as_json(self._screened(block)))

@@ -76,6 +76,7 @@ class Session:
     progress: ProgressDisplay = _silent
     crashes: dict[str, Exception] = field(default_factory=dict)
     _outcomes: dict[str, CheckOutcome] = field(default_factory=dict)
+    _failures: dict[str, MemscanError] = field(default_factory=dict)
 
     @property
     def work_dir(self) -> Path:
@@ -176,16 +177,25 @@ class Session:
         return self._once("duplicates", Duplicates, self._find_duplicates)
 
     def _once(self, name: str, kind: type[T], compute: Callable[[], T]) -> T:
-        """What the first process of this run computed, under the lock of the scan."""
+        """What the first process of this run computed, under the lock of the scan.
+
+        What could not be done is not tried again for the next check that needs it.
+        """
         from pytest_memscan.reports.json import dump, load, write_text_atomically
         from pytest_memscan.store import exclusive
 
+        if name in self._failures:
+            raise self._failures[name]
         shared = self.work_dir / f"{name}.json"
-        with exclusive(self._recipe.store_dir, session=self.session_id):
-            if shared.exists():
-                return load(shared.read_text(encoding="utf-8"), kind)
-            result = compute()
-            write_text_atomically(shared, dump(result))
+        try:
+            with exclusive(self._recipe.store_dir, session=self.session_id):
+                if shared.exists():
+                    return load(shared.read_text(encoding="utf-8"), kind)
+                result = compute()
+                write_text_atomically(shared, dump(result))
+        except MemscanError as error:
+            self._failures[name] = error
+            raise
         return result
 
     def close(self) -> None:

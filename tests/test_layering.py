@@ -24,6 +24,7 @@ ROOMS = (
     "inputs",
     "gate",
     "config",
+    "config_sources",
     "checks",
     "settings",
     "policy",
