@@ -69,7 +69,7 @@ def images_of(pipeline: Any, prompts: list[str], place: int, count: int, steps: 
 
 
 def detector_scores(pipeline: Any, prompts: list[str], steps: int) -> dict[str, NDArray[Any]]:
-    """Every detector, the opt-in ones too; half of the prompts' order plays no role."""
+    """Every detector, the opt-in one too."""
 
     def seeds_of(place: int) -> list[int]:
         return [row.seed for row in plan_rows(SEEDS, seed=0, start=place * 500)]

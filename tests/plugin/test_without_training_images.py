@@ -48,4 +48,4 @@ def test_a_clean_checkpoint_passes_only_where_that_is_all_that_is_asked_for(
     assert read_report(pytester.path)["verdict"] == verdict
     assert verdicts(pytester.path)["repeats"] == verdict
     if not line:
-        result.stdout.fnmatch_lines(["*without training images*--memscan-train-data*"])
+        result.stdout.fnmatch_lines(["*Without training images*--memscan-train-data*"])
