@@ -90,6 +90,15 @@ def test_what_a_check_found_is_its_own_to_say(verdict: Verdict) -> None:
     assert judge_status([*passed(), check(verdict)], DEFAULTS).verdict is PASS
 
 
+def test_keys_alone_without_a_limit_are_no_pass() -> None:
+    keys = CheckOutcome(
+        name="extended_side", verdict=Verdict.PASS, sentence="", keys=prompt_scans.key_scan()
+    )
+    status = judge_status([judge_integrity(samples.INTEGRITY), keys])
+    assert status.verdict is Verdict.INCONCLUSIVE
+    assert "no line of the policy" in status.sentence
+
+
 def test_without_any_scan_status_does_not_pass() -> None:
     status = judge_status([judge_integrity(samples.INTEGRITY), NEUTRAL])
     assert (status.verdict, status.sentence) == (NOT_RUN, "no scan was run")

@@ -127,6 +127,26 @@ def test_other_detectors_decide_nothing() -> None:
     assert loud.detectors[-1].num_above == 20
 
 
+def test_the_magnitude_along_the_way_decides_alone_where_it_says_something() -> None:
+    given = scores(
+        {
+            "early_spread": [1e-9, *spreads(4)],  # the lowest spread there is
+            "masked_early_spread": spreads(5, seed=1),
+            "early_noise_magnitude": [*spreads(4, seed=2), 1e9],
+        }
+    )
+    found = find_suspects(given, of_negatives(early_noise_magnitude=spreads(24, seed=3)))
+    assert found.order[0] == 4
+    assert [each.name for each in found.detectors if each.decides] == ["early_noise_magnitude"]
+    # One step of a flow model is at pure noise, where the magnitude is 0 for every prompt.
+    silent = find_suspects(given, of_negatives(early_noise_magnitude=[0.0] * 24))
+    assert silent.order[0] == 0
+    assert {each.name for each in silent.detectors if each.decides} == {
+        "early_spread",
+        "masked_early_spread",
+    }
+
+
 def test_detectors_that_do_not_apply_are_carried_with_their_reason() -> None:
     given = scores(
         {"early_spread": spreads(3), "masked_early_spread": spreads(3)},
