@@ -5,8 +5,6 @@ A canary is a secret: like any prompt it is named by its number and the line it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from pytest_memscan.reports.prompt_text import counted, near_text, variance
 from pytest_memscan.reports.text import escape, percent, quantity
 from pytest_memscan.results import KeyFinding, KeyScan, KeyVariance, Repeats
@@ -15,11 +13,6 @@ NOTHING_TO_COMPARE = (
     "An image that comes up again and again is probably a training image. One that was copied "
     "only once does not show here, since there was nothing to compare with."
 )
-
-
-def variances_text(variances: Mapping[str, float]) -> str:
-    """``"latent 0.21, pixel 0.011"``."""
-    return ", ".join(f"{escape(name)} {variance(variances[name])}" for name in sorted(variances))
 
 
 def num_flagged(scan: KeyScan) -> str:
