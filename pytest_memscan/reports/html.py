@@ -17,7 +17,8 @@ from markupsafe import Markup
 from markupsafe import escape as escape_html
 from numpy.typing import NDArray
 
-from pytest_memscan.reports import charts, key_text, prompt_text, text
+from pytest_memscan.reports import charts, finetune_text, key_text, prompt_text, text
+from pytest_memscan.reports.finetune_pictures import FinetunePicture, finetune_sections
 from pytest_memscan.reports.pictures import ImagePolicy, Picture, embed
 from pytest_memscan.reports.prompt_pictures import (
     KeyPicture,
@@ -93,6 +94,7 @@ def to_html(
     prompts: Sequence[PromptPicture] = (),
     keys: Sequence[KeyPicture] = (),
     repeats: Sequence[RepeatPicture] = (),
+    finetunes: Sequence[FinetunePicture] = (),
     images: ImagePolicy,
 ) -> str:
     """The whole report as one HTML document.
@@ -106,6 +108,7 @@ def to_html(
             are left out, here and below.
         keys: Mean images of the flagged keys, lowest variance first.
         repeats: The images of the largest groups of repeats.
+        finetunes: What was extracted from fine-tunes, beside training images.
         images: ``"blurred"`` forgets the details before anything is embedded, ``"none"``
             embeds nothing, ``"clear"`` shows the images as they are.
 
@@ -130,6 +133,7 @@ def to_html(
         screenings=prompt_text.lone_screenings(result),
         key_sections=key_sections(result, keys, images),
         repeat_sections=repeat_sections(result, repeats, images),
+        finetune_sections=finetune_sections(result, finetunes, images),
         duplicates=[check.duplicates for check in result.checks if check.duplicates is not None],
         groups=group_cards,
         integrities=[check.integrity for check in result.checks if check.integrity is not None],
@@ -179,12 +183,14 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         finalize=_harmless,
     )
-    environment.filters.update(_filters() | _prompt_filters())
+    environment.filters.update(_filters() | _prompt_filters() | _finetune_filters())
     environment.globals.update(WIDTH=charts.WIDTH, HEIGHT=charts.HEIGHT, BOTTOM=charts.BOTTOM)
     environment.globals.update(LEFT=charts.LEFT, RIGHT=charts.RIGHT, NUM_OPEN=NUM_OPEN)
     environment.globals.update(MAX_IDS=MAX_IDS, NUM_OPEN_PROMPTS=NUM_OPEN_PROMPTS)
     environment.globals.update(PROBE=prompt_text.PROBE)
     environment.globals.update(NOTHING_TO_COMPARE=key_text.NOTHING_TO_COMPARE)
+    environment.globals.update(NOT_PROVEN=finetune_text.NOT_PROVEN)
+    environment.globals.update(NO_TRAINING_IMAGES=finetune_text.NO_TRAINING_IMAGES)
     return environment
 
 
@@ -235,6 +241,28 @@ def _prompt_filters() -> dict[str, Callable[..., Any]]:
         "unsettled_text": prompt_text.unsettled_text,
         "unusable_places": prompt_text.unusable_places,
         "variance": prompt_text.variance,
+    }
+
+
+def _finetune_filters() -> dict[str, Callable[..., Any]]:
+    return {
+        "average_text": finetune_text.average_text,
+        "captions_text": finetune_text.captions_text,
+        "concept_text": finetune_text.concept_text,
+        "copied_text": finetune_text.copied_text,
+        "count_of": finetune_text.count_of,
+        "differs_text": lambda fit: _keep_together(finetune_text.differs_text(fit)),
+        "kind_text": finetune_text.kind_text,
+        "method_labels": finetune_text.method_labels,
+        "num_elsewhere": finetune_text.num_elsewhere,
+        "num_train_images": finetune_text.num_train_images,
+        "finetune_shown_text": lambda each: _keep_together(finetune_text.shown_text(each)),
+        "shown_label": finetune_text.shown_label,
+        "shown_position": finetune_text.shown_position,
+        "evidence_text": finetune_text.evidence_text,
+        "similarity": finetune_text.similarity_text,
+        "similarity_bounds": finetune_text.similarity_bounds,
+        "whole": finetune_text.whole,
     }
 
 

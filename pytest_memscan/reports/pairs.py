@@ -1,13 +1,22 @@
-"""Pictures for the report, kept by the process that scanned for the one that writes it."""
+"""Pictures for the report, kept by the process that scanned for the one that writes it.
+
+Every ``save_*`` makes a folder that only its owner can read, since it holds training images, and
+that is removed when the run ends. Every ``load_*`` gives back what was kept, in the same order;
+nothing where no scan ended.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_memscan.reports.finetune_pictures import FinetunePicture, num_pictures
+from pytest_memscan.reports.finetune_text import candidates
 from pytest_memscan.reports.html import MAX_GROUPS, MAX_MEMBERS, MAX_PAIRS, Group, Pair
 from pytest_memscan.reports.json import dump, load
 from pytest_memscan.reports.prompt_pictures import (
@@ -20,202 +29,231 @@ from pytest_memscan.reports.prompt_pictures import (
     RepeatPicture,
 )
 from pytest_memscan.reports.prompt_text import is_memorised
-from pytest_memscan.results import Duplicates, Finding, KeyFinding, PromptFinding, Repeats
+from pytest_memscan.results import (
+    Duplicates,
+    Finding,
+    FinetuneScan,
+    KeyFinding,
+    PromptFinding,
+    Repeats,
+)
+
+Pixels = NDArray[np.uint8]
+P = TypeVar("P", Pair, Group, PromptPicture, KeyPicture, RepeatPicture, FinetunePicture)
 
 
 def save_pairs(
     folder: Path,
     findings: Sequence[Finding],
-    generated: Callable[[int], NDArray[np.uint8]],
-    train: NDArray[np.uint8] | None,
+    generated: Callable[[int], Pixels],
+    train: Pixels | None,
 ) -> None:
-    """Keep the first findings with both images; the folder is removed when the run ends.
+    """Keep the first findings with both images.
 
     Args:
-        folder: Created, readable by its owner only, since it holds training images.
+        folder: Where.
         findings: Closest first.
         generated: Pixels of a generated image by its sample id.
         train: ``(num_train, height, width, channels)`` uint8, by training id; None where only
             their descriptors are known, and nothing is kept.
     """
-    if train is None:
-        return
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for position, finding in enumerate(findings[:MAX_PAIRS]):
-        np.savez(
-            folder / f"{position:03d}.npz",
-            finding=np.array(dump(finding)),
-            generated=generated(finding.sample_id),
-            train=train[finding.train_id],
+    if train is not None:
+        pictures = (
+            Pair(finding=each, generated=generated(each.sample_id), train=train[each.train_id])
+            for each in findings[:MAX_PAIRS]
         )
+        _save(folder, pictures)
 
 
 def load_pairs(folder: Path) -> list[Pair]:
-    """What `save_pairs` kept, in the same order; empty where no scan ended."""
-    pairs = []
-    for file in sorted(folder.glob("*.npz")):
-        with np.load(file, allow_pickle=False) as kept:
-            pairs.append(
-                Pair(
-                    finding=load(str(kept["finding"]), Finding),
-                    generated=kept["generated"],
-                    train=kept["train"],
-                )
-            )
-    return pairs
+    """What `save_pairs` kept."""
+    return _load(folder, Pair)
 
 
-def save_groups(folder: Path, duplicates: Duplicates, train: NDArray[np.uint8] | None) -> None:
-    """Keep the first images of the largest groups; the folder is removed when the run ends.
+def save_groups(folder: Path, duplicates: Duplicates, train: Pixels | None) -> None:
+    """Keep the first images of the largest groups.
 
     Args:
-        folder: Created, readable by its owner only, since it holds training images.
+        folder: Where.
         duplicates: Names the groups.
         train: As for `save_pairs`.
     """
-    if train is None:
-        return
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for position, group in enumerate(duplicates.largest[:MAX_GROUPS]):
-        shown = np.array(group[:MAX_MEMBERS])
-        np.savez(
-            folder / f"{position:03d}.npz",
-            ids=shown,
-            size=np.array(len(group)),
-            images=train[shown],
+    if train is not None:
+        pictures = (
+            Group(train_ids=shown, images=train[np.array(shown)], size=size)
+            for shown, size in _firsts(duplicates.largest[:MAX_GROUPS], MAX_MEMBERS)
         )
+        _save(folder, pictures)
 
 
 def load_groups(folder: Path) -> list[Group]:
-    """What `save_groups` kept, in the same order; empty where nothing was found."""
-    groups = []
-    for file in sorted(folder.glob("*.npz")):
-        with np.load(file, allow_pickle=False) as kept:
-            ids, images = tuple(kept["ids"].tolist()), kept["images"]
-            groups.append(Group(train_ids=ids, images=images, size=int(kept["size"])))
-    return groups
+    """What `save_groups` kept."""
+    return _load(folder, Group)
 
 
 def save_prompts(
     folder: Path,
     findings: Sequence[PromptFinding],
-    images: Callable[[PromptFinding], NDArray[np.uint8]],
-    train: NDArray[np.uint8] | None,
+    images: Callable[[PromptFinding], Pixels],
+    train: Pixels | None,
 ) -> None:
-    """Keep some images of the first memorised prompts; the folder is removed when the run ends.
+    """Keep some images of the first memorised prompts.
 
     Args:
-        folder: Created, readable by its owner only.
+        folder: Where.
         findings: Most certain first; those that are not memorised are passed over.
         images: Of a finding, ``(num_images, height, width, channels)`` uint8: its representative,
             then further members of its clique; what follows the fourth is left out. A finding
             without any is passed over.
         train: As for `save_pairs`; without it the prompts are kept all the same.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     memorised = [finding for finding in findings if is_memorised(finding)]
-    for position, finding in enumerate(memorised[:MAX_PROMPTS]):
-        shown = images(finding)[:MAX_IMAGES]
-        if len(shown):
-            np.savez(
-                folder / f"{position:03d}.npz",
-                finding=np.array(dump(finding)),
-                images=shown,
-                train=_train_image(finding, train),
-            )
+    shown = ((finding, images(finding)[:MAX_IMAGES]) for finding in memorised[:MAX_PROMPTS])
+    pictures = (
+        PromptPicture(finding=each, images=pixels, train=_train_image(train, each.train_id))
+        for each, pixels in shown
+        if len(pixels)
+    )
+    _save(folder, pictures)
 
 
 def load_prompts(folder: Path) -> list[PromptPicture]:
-    """What `save_prompts` kept, in the same order; empty where no scan ended."""
-    prompts = []
-    for file in sorted(folder.glob("*.npz")):
-        with np.load(file, allow_pickle=False) as kept:
-            prompts.append(
-                PromptPicture(
-                    finding=load(str(kept["finding"]), PromptFinding),
-                    images=kept["images"],
-                    train=kept["train"] if kept["train"].size else None,
-                )
-            )
-    return prompts
+    """What `save_prompts` kept."""
+    return _load(folder, PromptPicture)
 
 
 def save_keys(
     folder: Path,
     findings: Sequence[KeyFinding],
-    mean_image: Callable[[KeyFinding], NDArray[np.uint8]],
-    train: NDArray[np.uint8] | None,
+    mean_image: Callable[[KeyFinding], Pixels],
+    train: Pixels | None,
 ) -> None:
-    """Keep the mean images of the first flagged keys; the folder is removed when the run ends.
+    """Keep the mean images of the first flagged keys.
 
     Args:
-        folder: Created, readable by its owner only.
+        folder: Where.
         findings: Lowest variance first; those that are not flagged are passed over.
         mean_image: Of a finding, ``(height, width, channels)`` uint8.
         train: As for `save_prompts`.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     flagged = [finding for finding in findings if finding.flagged]
-    for position, finding in enumerate(flagged[:MAX_KEYS]):
-        np.savez(
-            folder / f"{position:03d}.npz",
-            finding=np.array(dump(finding)),
-            mean_image=mean_image(finding),
-            train=_train_image(finding, train),
+    pictures = (
+        KeyPicture(
+            finding=each, mean_image=mean_image(each), train=_train_image(train, each.train_id)
         )
+        for each in flagged[:MAX_KEYS]
+    )
+    _save(folder, pictures)
 
 
 def load_keys(folder: Path) -> list[KeyPicture]:
-    """What `save_keys` kept, in the same order; empty where no scan ended."""
-    keys = []
-    for file in sorted(folder.glob("*.npz")):
-        with np.load(file, allow_pickle=False) as kept:
-            keys.append(
-                KeyPicture(
-                    finding=load(str(kept["finding"]), KeyFinding),
-                    mean_image=kept["mean_image"],
-                    train=kept["train"] if kept["train"].size else None,
-                )
-            )
-    return keys
+    """What `save_keys` kept."""
+    return _load(folder, KeyPicture)
 
 
-def save_repeats(
-    folder: Path, repeats: Repeats, generated: Callable[[int], NDArray[np.uint8]]
-) -> None:
-    """Keep the first images of the largest groups; the folder is removed when the run ends.
+def save_repeats(folder: Path, repeats: Repeats, generated: Callable[[int], Pixels]) -> None:
+    """Keep the first images of the largest groups.
 
     Args:
-        folder: Created, readable by its owner only.
+        folder: Where.
         repeats: Names the groups.
         generated: Pixels of a generated image by its sample id.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for position, group in enumerate(repeats.largest[:MAX_REPEATS]):
-        shown = group[:MAX_IMAGES]
-        np.savez(
-            folder / f"{position:03d}.npz",
-            ids=np.array(shown),
-            size=np.array(len(group)),
-            images=np.stack([generated(sample_id) for sample_id in shown]),
+    pictures = (
+        RepeatPicture(
+            sample_ids=shown, images=np.stack([generated(each) for each in shown]), size=size
         )
+        for shown, size in _firsts(repeats.largest[:MAX_REPEATS], MAX_IMAGES)
+    )
+    _save(folder, pictures)
 
 
 def load_repeats(folder: Path) -> list[RepeatPicture]:
-    """What `save_repeats` kept, in the same order; empty where nothing was found."""
-    groups = []
+    """What `save_repeats` kept."""
+    return _load(folder, RepeatPicture)
+
+
+def save_finetunes(
+    folder: Path,
+    scan: FinetuneScan,
+    images_of: Callable[[int, int], Pixels],
+    train: Callable[[int], Pixels | None],
+) -> None:
+    """Keep the first extracted images of each fine-tune, each with the nearest training image.
+
+    Args:
+        folder: Where.
+        scan: Names them.
+        images_of: Pixels of a generated image of FineXtract, by the place of its fine-tune in
+            the scan, from 0, and its sample id.
+        train: Training images of a fine-tune, by the same place; each as for `save_prompts`.
+    """
+    _save(folder, _finetune_pictures(scan, images_of, train))
+
+
+def _finetune_pictures(
+    scan: FinetuneScan,
+    images_of: Callable[[int, int], Pixels],
+    train: Callable[[int], Pixels | None],
+) -> Iterator[FinetunePicture]:
+    for position, concept in enumerate(scan.concepts):
+        train_images = train(position)
+        for each in candidates(concept)[: num_pictures(scan)]:
+            yield FinetunePicture(
+                concept=position,
+                sample_id=each.sample_id,
+                train_id=each.train_id,
+                generated=images_of(position, each.sample_id),
+                train=_train_image(train_images, each.train_id),
+            )
+
+
+def load_finetunes(folder: Path) -> list[FinetunePicture]:
+    """What `save_finetunes` kept."""
+    return _load(folder, FinetunePicture)
+
+
+def _firsts(
+    groups: Iterable[tuple[int, ...]], num_shown: int
+) -> Iterator[tuple[tuple[int, ...], int]]:
+    """The first members of each group, and how many there are."""
+    return ((group[:num_shown], len(group)) for group in groups)
+
+
+def _train_image(train: Pixels | None, train_id: int | None) -> Pixels | None:
+    return None if train is None or train_id is None else train[train_id]
+
+
+def _save(folder: Path, pictures: Iterable[P]) -> None:
+    """One file for each; a field that is None is left out, a finding becomes JSON."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for position, picture in enumerate(pictures):
+        values = ((field.name, getattr(picture, field.name)) for field in fields(picture))
+        arrays: dict[str, Any] = {
+            name: np.asarray(dump(value) if is_dataclass(value) else value)
+            for name, value in values
+            if value is not None
+        }
+        np.savez(folder / f"{position:04d}.npz", **arrays)
+
+
+def _load(folder: Path, kind: type[P]) -> list[P]:
+    """What `_save` kept; its fields are pictures, findings, whole numbers and tuples of them."""
+    hints, pictures = get_type_hints(kind), []
     for file in sorted(folder.glob("*.npz")):
         with np.load(file, allow_pickle=False) as kept:
-            ids, images = tuple(kept["ids"].tolist()), kept["images"]
-            groups.append(RepeatPicture(sample_ids=ids, images=images, size=int(kept["size"])))
-    return groups
+            arrays = {name: kept[name] for name in kept.files}
+        values: dict[str, Any] = {
+            name: _value(arrays[name], hint) if name in arrays else None
+            for name, hint in hints.items()
+        }
+        pictures.append(kind(**values))
+    return pictures
 
 
-def _train_image(
-    finding: PromptFinding | KeyFinding, train: NDArray[np.uint8] | None
-) -> NDArray[np.uint8]:
-    """The nearest training image; an empty array where none is known."""
-    if train is None or finding.train_id is None:
-        return np.empty(0, np.uint8)
-    image: NDArray[np.uint8] = train[finding.train_id]
-    return image
+def _value(array: NDArray[Any], hint: Any) -> Any:
+    if isinstance(hint, type) and is_dataclass(hint):
+        return load(str(array), hint)
+    if array.ndim == 0:
+        return int(array)
+    return tuple(array.tolist()) if array.ndim == 1 else array

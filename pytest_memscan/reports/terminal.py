@@ -6,8 +6,10 @@ come from files go through ``escape``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
+from pytest_memscan.reports.columns import aligned
+from pytest_memscan.reports.finetune_lines import finetune_lines, other_estimates
 from pytest_memscan.reports.prompt_lines import prompt_lines
 from pytest_memscan.reports.text import (
     bounds_heading,
@@ -77,6 +79,7 @@ def summary_lines(result: RunResult, *, verbosity: int, width: int) -> list[str]
         for scan in _scans(result):
             lines += _scan_lines(scan, verbosity=verbosity, width=width)
         lines += prompt_lines(result, verbosity=verbosity, width=width)
+        lines += finetune_lines(result, verbosity=verbosity, width=width)
         lines += [
             f"duplicates: {duplicates_text(check.duplicates)}"
             for check in result.checks
@@ -117,7 +120,7 @@ def _table(result: RunResult) -> list[str]:
     header: Row = ("metric", "value", bounds_heading(measured), "limit", "result")
     rows = [_threshold_row(each) for each in thresholds]
     rows += [(name, value_text(each), bounds_text(each), "", "info") for name, each in levels]
-    return _aligned([header, *rows])
+    return aligned([header, *rows], right=(1,))
 
 
 def _level_estimates(result: RunResult, shown: set[str]) -> Iterator[tuple[str, Estimate]]:
@@ -135,6 +138,9 @@ def _prompt_estimates(result: RunResult, shown: set[str]) -> Iterator[tuple[str,
         for measured in (check.prompt_scan, check.keys, check.repeats):
             metrics = {} if measured is None else measured.metrics
             yield from ((name, metrics[name]) for name in metrics if name not in shown)
+        if check.finetunes is not None:
+            others = other_estimates(check.finetunes).items()
+            yield from ((name, each) for name, each in others if name not in shown)
 
 
 def _threshold_row(outcome: ThresholdOutcome) -> Row:
@@ -142,17 +148,6 @@ def _threshold_row(outcome: ThresholdOutcome) -> Row:
     estimate = outcome.estimate
     value, bounds = (value_text(estimate), bounds_text(estimate)) if estimate else ("-", "-")
     return metric, value, bounds, f"{operator} {limit}".strip(), verdict_word(outcome.verdict)
-
-
-def _aligned(rows: Sequence[Row]) -> list[str]:
-    """Columns of equal width; numbers end below each other."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for metric, value, *others in rows:
-        cells = [metric.ljust(widths[0]), value.rjust(widths[1])]
-        cells += [cell.ljust(width) for cell, width in zip(others, widths[2:], strict=True)]
-        lines.append("   ".join(cells).rstrip())
-    return lines
 
 
 def _explanations(result: RunResult, *, verbosity: int, width: int) -> list[str]:

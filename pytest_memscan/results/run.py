@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pytest_memscan.results.basics import Coverage, Estimate, Verdict
+from pytest_memscan.results.finetunes import FinetuneScan
 from pytest_memscan.results.images import Duplicates, Repeats, ScanResult
 from pytest_memscan.results.prompts import KeyScan, PromptScan, Screening
 
@@ -47,11 +48,12 @@ class CheckOutcome:
     screening: Screening | None = None
     keys: KeyScan | None = None
     repeats: Repeats | None = None
+    finetunes: FinetuneScan | None = None
 
     @property
     def metrics(self) -> dict[str, Estimate]:
         """Everything it measured that a threshold can name."""
-        scans = (self.scan, self.prompt_scan, self.keys, self.repeats)
+        scans = (self.scan, self.prompt_scan, self.keys, self.repeats, self.finetunes)
         return {
             name: value
             for scan in scans
@@ -66,6 +68,8 @@ class CheckOutcome:
             return self.scan.coverage
         if self.prompt_scan is not None:
             return self.prompt_scan.images
+        if self.finetunes is not None and len(self.finetunes.concepts) == 1:
+            return self.finetunes.concepts[0].images
         return None if self.repeats is None else self.repeats.images
 
 
