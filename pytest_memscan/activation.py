@@ -108,18 +108,42 @@ def _home(config: pytest.Config) -> Path:
 
 def _check_inputs(settings: Config, config: pytest.Config) -> None:
     """What can be found wrong without network or torch is a usage error, before anything runs."""
-    from pytest_memscan.checkpoints.resolve import check_spec
     from pytest_memscan.controller import write_not_run
     from pytest_memscan.similarity.descriptors.presets import check_descriptor
 
     write_not_run(settings.reports, settings.label, "the run did not get to its end")
-    check_spec(settings.model)
+    each = settings.of_concepts() or (settings,)
+    for one in each:
+        _check_checkpoint(one)
     if config.option.collectonly:
         return
     check_descriptor(settings.descriptor, cache_dir=settings.cache_dir)
-    _check_train_data(settings)
-    _check_prompts(settings)
+    for one in each:
+        _check_train_data(one)
+        _check_prompts(one)
     _check_cache_dir(settings.cache_dir)
+
+
+def _check_checkpoint(settings: Config) -> None:
+    """The checkpoint, and the base that it is compared with."""
+    from pytest_memscan.checkpoints.resolve import BASE, check_spec, known_kind
+
+    check_spec(settings.model)
+    if settings.base is None:
+        return
+    check_spec(settings.base, option=BASE)
+    if settings.descriptor == PIXELS:
+        raise OptionError(
+            "--memscan-descriptor pixels: memscan::finextract compares descriptors; leave the "
+            "option out, or name one"
+        )
+    for option, kind in (("", settings.kind), ("-base", known_kind(settings.base))):
+        if kind == "unconditional":
+            raise OptionError(
+                f"--memscan{option}: {settings.label if not option else settings.base_label} is "
+                "unconditional, and memscan::finextract is for text-to-image fine-tunes; leave "
+                "--memscan-base out"
+            )
 
 
 def _check_cache_dir(path: Path) -> None:
@@ -152,7 +176,8 @@ def _check_train_data(settings: Config) -> None:
         except MemscanError as error:
             raise OptionError(f"--memscan-{option}: {error}") from None
     _check_index(settings)
-    if settings.holdout_source is not None and settings.kind == "text-to-image":
+    compares = settings.kind != "text-to-image" or settings.has_base
+    if settings.holdout_source is not None and not compares:
         raise OptionError(
             f"--memscan-holdout: {settings.label} is text-to-image, and its scans compare with no "
             "held-out images; leave the option out"

@@ -1,12 +1,14 @@
 """Which checks a run has: what is known of the checkpoint and of the inputs decides.
 
 Names of the collected items, in the order they run. A Hub checkpoint that was not fetched yet may
-be of either kind, so its run has the checks of both; those that turn out not to apply say so.
+be of either kind, and a fine-tune or not, so its run has the checks of all of them; those that
+turn out not to apply say so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from pytest_memscan.checkpoints.families import Kind
 from pytest_memscan.errors import OptionError
@@ -16,6 +18,7 @@ CHECKS = (
     "integrity",
     "duplicates",
     "repeats",
+    "finextract",
     "prompt_detectors",
     "carlini",
     "extended_side",
@@ -27,77 +30,104 @@ _SUBJECT_OF_SCAN: dict[str, dict[Kind, Subject]] = {
     "extended_side": {"text-to-image": "keys"},
     "repeats": {"unconditional": "repeats"},
 }
+_PROMPT_SCANS = ("prompt_detectors", "carlini", "extended_side")
 
 
-def why_not(name: str, kind: Kind, *, has_train_data: bool) -> str:
-    """Why a check does not apply, or ""."""
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What is known of a run when its checks are chosen.
+
+    Attributes:
+        kind: Of the checkpoint; None when it is not known before it is fetched.
+        has_base: Whether the checkpoint it was fine-tuned from is known; None likewise.
+        has_train_data: Whether training images are there to compare with.
+        scans: Those asked for by name; None for every one that applies.
+        is_set: Whether it is a set of fine-tunes rather than one checkpoint.
+    """
+
+    kind: Kind | None
+    has_base: bool | None = False
+    has_train_data: bool
+    scans: tuple[str, ...] | None = None
+    is_set: bool = False
+
+    def settled(self, kind: Kind, *, has_base: bool) -> Situation:
+        """With what is known once the checkpoint was fetched."""
+        return replace(self, kind=kind, has_base=has_base)
+
+
+def why_not(name: str, kind: Kind, *, situation: Situation) -> str:
+    """Why a check does not apply to a checkpoint of this kind, or ""."""
+    if name == "finextract":
+        return _why_not_finextract(kind, situation)
+    if situation.is_set:
+        return "it scans one checkpoint, and this is a set of fine-tunes"
     if name in ("prompt_detectors", "extended_side") and kind == "unconditional":
         return "it needs prompts, and the checkpoint is unconditional"
     if name == "repeats" and kind == "text-to-image":
         return "it is for unconditional checkpoints, and this one is text-to-image"
-    if name == "repeats" and has_train_data:
+    if name == "repeats" and situation.has_train_data:
         return "there are training images, and comparing with them says more"
-    if name == "duplicates" and not has_train_data:
+    if name == "duplicates" and not situation.has_train_data:
         return "no training images were given"
-    if name == "carlini" and kind == "unconditional" and not has_train_data:
+    if name == "carlini" and kind == "unconditional" and not situation.has_train_data:
         return "no training images were given; memscan::repeats looks for what comes up again"
+    is_asked_for = name in (situation.scans or ())
+    if name in _PROMPT_SCANS and situation.has_base and not is_asked_for:
+        return (
+            "the base is known, and memscan::finextract says more about a fine-tune; "
+            f"--memscan-scans finextract,{name} runs both"
+        )
     return ""
 
 
-def checks_of(
-    kind: Kind | None, *, has_train_data: bool, scans: tuple[str, ...] | None = None
-) -> tuple[str, ...]:
-    """The checks of a run, in order.
+def _why_not_finextract(kind: Kind, situation: Situation) -> str:
+    if kind == "unconditional":
+        return "it is for text-to-image fine-tunes, and the checkpoint is unconditional"
+    if situation.has_base is False:
+        return "no base is known; pass the checkpoint it was fine-tuned from with --memscan-base"
+    return ""
 
-    Args:
-        kind: Of the checkpoint; None when it is not known before it is fetched.
-        has_train_data: Whether training images are there to compare with.
-        scans: Those asked for by name; None for every one that applies.
-    """
+
+def checks_of(situation: Situation) -> tuple[str, ...]:
+    """The checks of a run, in order."""
+    kind, scans = situation.kind, situation.scans
     kinds: tuple[Kind, ...] = ("unconditional", "text-to-image") if kind is None else (kind,)
     return tuple(
         name
         for name in CHECKS
         if name in _ALWAYS
         or (
-            any(not why_not(name, each, has_train_data=has_train_data) for each in kinds)
+            any(not why_not(name, each, situation=situation) for each in kinds)
             and (scans is None or name in scans or name == "duplicates")
         )
     )
 
 
-def subjects_of(kind: Kind | None, checks: tuple[str, ...]) -> set[Subject]:
-    """What these checks measure."""
+def subjects_of(situation: Situation) -> set[Subject]:
+    """What the checks of a run measure."""
+    checks = checks_of(situation)
     subjects: set[Subject] = {"duplicates"} if "duplicates" in checks else set()
+    if "finextract" in checks:
+        subjects.add("finetunes" if situation.has_train_data else "candidates")
     for name, by_kind in _SUBJECT_OF_SCAN.items():
         if name in checks:
             subjects |= {
-                subject for each, subject in by_kind.items() if kind is None or each == kind
+                subject
+                for each, subject in by_kind.items()
+                if situation.kind is None or each == situation.kind
             }
     return subjects
 
 
-def check_measured(
-    lines: Iterable[Threshold],
-    kind: Kind | None,
-    *,
-    has_train_data: bool,
-    scans: tuple[str, ...] | None = None,
-) -> None:
+def check_measured(lines: Iterable[Threshold], situation: Situation) -> None:
     """Refuse a line of the policy that nothing in this run could be held against.
-
-    Args:
-        lines: Of the policy.
-        kind: As for `checks_of`, like the others.
-        has_train_data: Whether training images are there to compare with.
-        scans: Those asked for by name.
 
     Raises:
         OptionError: Names the line, the checks of the run, and what would do.
     """
-    checks = checks_of(kind, has_train_data=has_train_data, scans=scans)
-    with_images = subjects_of(kind, checks_of(kind, has_train_data=True, scans=scans))
-    subjects = subjects_of(kind, checks)
+    subjects = subjects_of(situation)
+    with_images = subjects_of(replace(situation, has_train_data=True))
     measured = [name for subject in METRICS if subject in subjects for name in METRICS[subject]]
     for line in lines:
         if line.subject in subjects:
@@ -107,5 +137,5 @@ def check_measured(
             remedy = f"pass --memscan-train-data, or {remedy}"
         raise OptionError(
             f'{line.source}: "{line.expression}" cannot be judged: no check of this run '
-            f"({', '.join(checks)}) measures {line.metric}; {remedy}"
+            f"({', '.join(checks_of(situation))}) measures {line.metric}; {remedy}"
         )

@@ -13,14 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from pytest_memscan.checkpoints.families import Kind
-from pytest_memscan.checkpoints.resolve import has_builtin_train_data, known_kind
-from pytest_memscan.checks import check_measured, checks_of, subjects_of, why_not
+from pytest_memscan.checkpoints.resolve import (
+    has_builtin_train_data,
+    known_claims,
+    known_form,
+    known_kind,
+)
+from pytest_memscan.checks import Situation, check_measured, checks_of, subjects_of, why_not
+from pytest_memscan.concept_sets import Concept, is_set, read_set
 from pytest_memscan.config_sources import collect
 from pytest_memscan.data.prompts import PromptSource
 from pytest_memscan.data.sources import DataSource
 from pytest_memscan.errors import OptionError, shown_path
 from pytest_memscan.policy import Threshold, check_can_be_shown, whole_policy
 from pytest_memscan.settings import (
+    CLUSTERINGS,
+    COPY,
     DEFAULT_BATCH_SIZE,
     DEFAULT_COPY_RATE,
     DEFAULT_IMAGES,
@@ -32,12 +40,14 @@ from pytest_memscan.settings import (
     Given,
     ImageMode,
     default_reports,
+    parse_base,
     parse_boolean,
     parse_budget,
     parse_descriptor,
     parse_device,
     parse_guidance_scale,
     parse_integer,
+    parse_model_guidance,
     parse_one_of,
     parse_path,
     parse_prompts,
@@ -56,6 +66,11 @@ class Config:
 
     model: str
     kind: Kind | None  # of the checkpoint; None where it has to be fetched first
+    base: str | None  # the checkpoint it was fine-tuned from, as far as it is known now
+    base_origin: str  # where that was learnt: an option, or a file of the checkpoint
+    has_base: bool | None  # None where the checkpoint has to be fetched first
+    concepts: tuple[Concept, ...]  # where the checkpoint is a set of fine-tunes
+    caption: str | None  # of a concept of a set
     train_source: DataSource | None
     holdout_source: DataSource | None
     prompt_source: PromptSource | None
@@ -65,6 +80,8 @@ class Config:
     images_per_prompt: int  # of the fixed protocol
     copy_rate: float  # a prompt that gives one image this often must be found
     guidance_scale: float | None  # None for the pipeline's own
+    model_guidance: tuple[tuple[float, float], ...]  # w' and k; empty for the authors' own
+    clustering: str  # rule that chooses the extracted set of a fine-tune
     steps: int  # denoiser calls per image
     seed: int
     device: str  # auto, cpu, cuda, cuda:N
@@ -97,12 +114,42 @@ class Config:
     @property
     def has_train_data(self) -> bool:
         """Whether there are training images to compare with."""
+        if self.concepts:
+            return all(each.has_train_data for each in self.of_concepts())
         return self.train_source is not None or has_builtin_train_data(self.model)
+
+    def of_concepts(self) -> tuple[Config, ...]:
+        """The settings for each fine-tune of a set."""
+        return tuple(
+            replace(
+                self,
+                model=each.model,
+                kind=known_kind(each.model),
+                base=each.base or self.base,
+                base_origin=self.base_origin if each.base is None else self.label,
+                concepts=(),
+                train_source=each.train_source,
+                prompt_source=each.prompt_source,
+                caption=each.caption,
+            )
+            for each in self.concepts
+        )
 
     @property
     def checks(self) -> tuple[str, ...]:
         """The checks of this run, as far as can be told before the checkpoint is fetched."""
-        return checks_of(self.kind, has_train_data=self.has_train_data, scans=self.scans)
+        return checks_of(self.situation)
+
+    @property
+    def situation(self) -> Situation:
+        """What decides which checks there are."""
+        return Situation(
+            kind=self.kind,
+            has_base=self.has_base,
+            has_train_data=self.has_train_data,
+            scans=self.scans,
+            is_set=bool(self.concepts),
+        )
 
     def batch_size(self, kind: Kind) -> int:
         """Images in every denoiser call."""
@@ -112,6 +159,11 @@ class Config:
     def label(self) -> str:
         """The checkpoint as people name it, without a private path."""
         return checkpoint_label(self.model)
+
+    @property
+    def base_label(self) -> str:
+        """The base likewise."""
+        return "none" if self.base is None else checkpoint_label(self.base)
 
 
 def checkpoint_label(model: str) -> str:
@@ -152,9 +204,19 @@ def resolve_config(
         return value
 
     in_ci = environ.get("CI", "").lower() not in ("", "0", "false", "no", "off")
+    model = options["model"]
+    scans = take("scans", parse_scans, None)
+    concepts = read_set(model) if is_set(model) else ()
+    given_base = take("base", parse_base, None)
+    base = _base_of_all(given_base) if concepts else _base(model, given_base, scans)
     config = Config(
-        model=options["model"],
-        kind=known_kind(options["model"]),
+        model=model,
+        kind="text-to-image" if concepts else known_kind(model),
+        concepts=concepts,
+        caption=None,
+        base=base.spec,
+        base_origin=base.origin,
+        has_base=base.is_known,
         train_source=take("train_data", parse_train_source, None),
         holdout_source=take("holdout", parse_train_source, None),
         prompt_source=take("prompts", parse_prompts, None),
@@ -168,13 +230,15 @@ def resolve_config(
         ),
         copy_rate=take("copy_rate", parse_share, DEFAULT_COPY_RATE),
         guidance_scale=take("guidance_scale", parse_guidance_scale, None),
+        model_guidance=take("model_guidance", parse_model_guidance, ()),
+        clustering=take("clustering", parse_one_of(CLUSTERINGS), CLUSTERINGS[0]),
         steps=take("steps", parse_integer(1, 1000), 50),
         seed=take("seed", parse_integer(0, 2**32 - 1), 0),
         device=take("device", parse_device, "auto"),
         dtype=take("dtype", parse_one_of(DTYPES), "float32"),
         given_batch_size=take("batch_size", parse_integer(1, 4096), None),
-        scans=take("scans", parse_scans, None),
-        descriptor=take("descriptor", parse_descriptor, PIXELS),
+        scans=scans,
+        descriptor=take("descriptor", parse_descriptor, COPY if base.is_known else PIXELS),
         offline=take("offline", parse_boolean, _is_offline(environ)),
         cache_dir=take("cache_dir", parse_path, default_cache_dir(environ)),
         use_cache=not options.get("no_cache"),
@@ -186,20 +250,61 @@ def resolve_config(
         sources=sources,
     )
     config = replace(
-        config, thresholds=whole_policy(config.thresholds, subjects_of(config.kind, config.checks))
+        config, thresholds=whole_policy(config.thresholds, subjects_of(config.situation))
     )
+    _check_set(config)
     _check_scans(config)
     if config.kind != "unconditional":
         check_stopping_rule(config)
-    check_measured(
-        config.thresholds, config.kind, has_train_data=config.has_train_data, scans=config.scans
-    )
+    check_measured(config.thresholds, config.situation)
     sources |= _shown(config)
     budget = config.budget or Budget(num_images=DEFAULT_IMAGES)
     if config.kind == "unconditional" and budget.num_images is not None:
         for threshold in config.thresholds:
             check_can_be_shown(threshold, num_images=budget.num_images)
     return config
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Base:
+    """The base, as far as it is known before anything is fetched."""
+
+    spec: str | None = None
+    origin: str
+    is_known: bool | None
+
+
+def _base_of_all(given: str | None) -> _Base:
+    """Of the fine-tunes of a set that name no other; one without any is found out later."""
+    return _Base(spec=given, origin="" if given is None else "--memscan-base", is_known=True)
+
+
+def _base(model: str, given: str | None, scans: tuple[str, ...] | None) -> _Base:
+    """As given, else as the files of the checkpoint claim.
+
+    A whole pipeline that names a base is only compared with it where that is asked for: fetching
+    and sampling another model is nothing to do unasked.
+
+    Raises:
+        OptionError: A LoRA or a single file without a base, which nothing can be made of.
+    """
+    if given is not None:
+        return _Base(spec=given, origin="--memscan-base", is_known=True)
+    form = known_form(model)
+    claims = known_claims(model)
+    if form is None or claims is None:
+        return _Base(origin="", is_known=None if known_kind(model) is None else False)
+    needs_it = form != "pipeline"
+    if claims.base is not None and (needs_it or "finextract" in (scans or ())):
+        return _Base(spec=claims.base, origin=claims.base_origin, is_known=True)
+    if needs_it:
+        note = f" ({claims.base_note})" if claims.base_note else ""
+        raise OptionError(
+            f"--memscan {checkpoint_label(model)} is a {form}, and its files do not say which "
+            f"checkpoint it belongs to{note}; pass the one it was trained from with "
+            "--memscan-base MODEL"
+        )
+    return _Base(origin="", is_known=False)
 
 
 def check_stopping_rule(config: Config) -> None:
@@ -224,11 +329,31 @@ def check_stopping_rule(config: Config) -> None:
         ) from None
 
 
+def _check_set(config: Config) -> None:
+    """What a set says of each fine-tune cannot be said of all of them, nor of some only."""
+    if not config.concepts:
+        return
+    for name in ("train_data", "prompts"):
+        source = config.sources[name][1]
+        if source != "default":
+            raise OptionError(
+                f"{source}: each fine-tune of {config.label} has its own; write {name} under its "
+                "[[concept]] instead"
+            )
+    known = [each.has_train_data for each in config.of_concepts()]
+    if any(known) and not all(known):
+        raise OptionError(
+            f"--memscan {config.label}: concept {known.index(False) + 1} has no training images, "
+            "and others have, so that no limit would hold for all of them; write train_data there, "
+            "or scan it on its own"
+        )
+
+
 def _check_scans(config: Config) -> None:
     """A scan asked for by name that cannot be done is never passed over."""
     for name in config.scans or ():
         if config.kind is not None and (
-            reason := why_not(name, config.kind, has_train_data=config.has_train_data)
+            reason := why_not(name, config.kind, situation=config.situation)
         ):
             raise OptionError(
                 f"{config.sources['scans'][1]}: {name} cannot scan {config.label}: {reason}"
@@ -243,7 +368,9 @@ def _shown(config: Config) -> dict[str, tuple[str, str]]:
     shown = _shown_paths(config)
     lines = "; ".join(line.expression for line in config.thresholds)
     shown["fail"] = lines
-    if config.budget is None:
+    if config.budget is None and "finextract" in config.checks and config.has_base:
+        shown["budget"] = "50 for each training image, of each method,"
+    elif config.budget is None:
         shown["budget"] = {
             "unconditional": f"{DEFAULT_IMAGES}img",
             "text-to-image": "what the sequential rule needs",
@@ -257,6 +384,8 @@ def _shown(config: Config) -> dict[str, tuple[str, str]]:
         shown["scans"] = "every one that applies"
     if config.guidance_scale is None:
         shown["guidance_scale"] = "the pipeline's own"
+    if not config.model_guidance:
+        shown["model_guidance"] = "the authors' for the kind of fine-tune"
     sources = {name: config.sources[name][1] for name in shown}
     return {name: (text, sources[name]) for name, text in shown.items()}
 
@@ -269,6 +398,9 @@ def _shown_paths(config: Config) -> dict[str, str]:
     }
     if os.path.isabs(config.descriptor):
         shown["descriptor"] = shown_path(Path(config.descriptor))
+    shown["base"] = "None"
+    if config.base is not None:
+        shown["base"] = f"{config.base_label} ({config.base_origin})"
     for name, source in (
         ("train_data", config.train_source),
         ("holdout", config.holdout_source),

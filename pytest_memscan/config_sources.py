@@ -17,6 +17,7 @@ else:
     import tomli as tomllib
 
 TOML_KEYS = [
+    "base",
     "train_data",
     "holdout",
     "prompts",
@@ -26,6 +27,8 @@ TOML_KEYS = [
     "images_per_prompt",
     "copy_rate",
     "guidance_scale",
+    "model_guidance",
+    "clustering",
     "steps",
     "seed",
     "device",

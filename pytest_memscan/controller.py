@@ -40,6 +40,7 @@ class Controller:
         settings = self._settings
         shown = settings.sources
         cost = {
+            **({} if settings.base is None else {"base": shown["base"][0]}),
             "images": f"{shown['budget'][0]} x {settings.steps} steps",
             "policy": f"{shown['fail'][0]} ({shown['fail'][1]})",
             "similarity": settings.descriptor,
@@ -173,6 +174,7 @@ class Controller:
             prompts=pairs.load_prompts(kept / "prompts"),
             keys=pairs.load_keys(kept / "keys"),
             repeats=pairs.load_repeats(kept / "repeats"),
+            finetunes=pairs.load_finetunes(kept / "finetunes"),
             images=self._settings.images,
         )
 
@@ -213,7 +215,7 @@ def write_not_run(reports: Sequence[tuple[str, Path]], checkpoint: str, reason: 
 def _name(settings: Config, checks: Iterable[CheckOutcome]) -> str:
     """The checkpoint as people name it, with its commit once that is known."""
     for check in checks:
-        for scan in (check.scan, check.prompt_scan, check.repeats):
+        for scan in (check.scan, check.prompt_scan, check.repeats, check.finetunes):
             if scan is not None:
                 return scan.provenance["checkpoint"]
     return settings.label

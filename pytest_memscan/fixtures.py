@@ -18,7 +18,9 @@ if TYPE_CHECKING:
         Duplicates,
         Estimate,
         Finding,
+        FinetuneScan,
         KeyScan,
+        MethodScores,
         PromptFinding,
         PromptScan,
         Repeats,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LevelName = Literal["low", "mid", "high", "confirmed"]
+MethodName = Literal["direct", "cfg", "finextract"]
 
 
 class CarliniResult:
@@ -92,6 +95,62 @@ class PromptsResult:
         return self.scan.findings
 
 
+class FinetuneResult:
+    """What came out of a fine-tune, given its base; see `results.FinetuneScan`."""
+
+    def __init__(self, scan: FinetuneScan) -> None:
+        self.scan = scan
+
+    def __repr__(self) -> str:
+        return f"<finextract: {self.copied.value:g} training images copied>"
+
+    def esr(self, threshold: float = 0.7, *, method: MethodName = "finextract") -> Estimate:
+        """A-ESR: share of training images with an extracted image that similar or more.
+
+        ``threshold`` is 0.7 (strict) or 0.6 (loose). Of several settings of model guidance, the
+        one with the highest `average_similarity`.
+
+        Raises:
+            MemscanError: Another threshold, or a method that was not run.
+        """
+        if threshold not in (0.7, 0.6):
+            raise MemscanError(f"memscan: A-ESR is measured at 0.7 and 0.6, not at {threshold:g}")
+        scores = self._scores(method)
+        return scores.esr_strict if threshold == 0.7 else scores.esr_loose
+
+    def average_similarity(self, method: MethodName = "finextract") -> Estimate:
+        """AS: mean over training images of the similarity of the best extracted image."""
+        return self._scores(method).average_similarity
+
+    @property
+    def copied(self) -> Estimate:
+        """Training images that some image of any method copies; a count."""
+        return self._metric("copied_images")
+
+    @property
+    def extracted(self) -> Estimate:
+        """Training images copied by an image that clustering picks out; a count."""
+        return self._metric("extracted_images")
+
+    @property
+    def candidates(self) -> Estimate:
+        """Without training images: well-supported groups of near-identical images; a count."""
+        return self._metric("extraction_candidates")
+
+    def _metric(self, name: str) -> Estimate:
+        if name not in self.scan.metrics:
+            there = "without" if name == "extraction_candidates" else "with"
+            raise MemscanError(f"memscan: {name} is only measured {there} training images")
+        return self.scan.metrics[name]
+
+    def _scores(self, method: str) -> MethodScores:
+        found = [each for each in self.scan.average if each.method == method]
+        if not found:
+            known = ", ".join(dict.fromkeys(each.method for each in self.scan.average)) or "none"
+            raise MemscanError(f"memscan: there are no scores of {method}; there are: {known}")
+        return max(found, key=lambda each: each.average_similarity.value)
+
+
 class Memscan:
     """Scans of the checkpoint named by ``--memscan``; each runs once however often it is asked."""
 
@@ -135,6 +194,18 @@ class Memscan:
         if outcome.keys is None:
             raise MemscanError(f"memscan: {outcome.verdict}: {outcome.sentence}")
         return outcome.keys
+
+    def finextract(self) -> FinetuneResult:
+        """What comes out of a fine-tune, given the base named by ``--memscan-base``.
+
+        Raises:
+            MemscanError: As `carlini`, or no base is known.
+        """
+        __tracebackhide__ = True
+        outcome = self._checked("finextract")
+        if outcome.finetunes is None:
+            raise MemscanError(f"memscan: {outcome.verdict}: {outcome.sentence}")
+        return FinetuneResult(outcome.finetunes)
 
     def repeats(self) -> Repeats:
         """Near-identical generated images of an unconditional checkpoint without training images.
@@ -207,6 +278,12 @@ def memscan_checkpoint(request: pytest.FixtureRequest) -> ResolvedCheckpoint:
 
 
 @pytest.fixture(scope="session")
+def memscan_base(request: pytest.FixtureRequest) -> ResolvedCheckpoint | None:
+    """The checkpoint it was fine-tuned from, vetted, where that is known."""
+    return _shortly(request, lambda session: session.inputs.base)
+
+
+@pytest.fixture(scope="session")
 def memscan_train_data(request: pytest.FixtureRequest) -> ImageSet:
     """The training images at the checkpoint's size."""
     return _shortly(request, lambda session: session.inputs.train_data)
@@ -219,8 +296,17 @@ def memscan_prompts(request: pytest.FixtureRequest) -> PromptSet:
 
 
 @pytest.fixture(scope="session")
-def memscan_result(request: pytest.FixtureRequest) -> CarliniResult | PromptsResult:
-    """The result of the session's scan: `Memscan.carlini` or, with prompts, `Memscan.prompts`."""
+def memscan_result(
+    request: pytest.FixtureRequest,
+) -> CarliniResult | PromptsResult | FinetuneResult:
+    """The result of the session's scan.
+
+    `Memscan.finextract` where the base is known, else `Memscan.prompts` with prompts and
+    `Memscan.carlini` without.
+    """
     memscan = Memscan(_session(request))
-    is_prompted = _shortly(request, lambda session: session.inputs.kind == "text-to-image")
-    return memscan.prompts() if is_prompted else memscan.carlini()
+    inputs = _shortly(request, lambda session: session.inputs)
+    situation = _shortly(request, lambda session: session.inputs.situation)
+    if situation.has_base:
+        return memscan.finextract()
+    return memscan.prompts() if inputs.kind == "text-to-image" else memscan.carlini()

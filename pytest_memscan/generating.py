@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_memscan.checkpoints.verify import verify
 from pytest_memscan.errors import OptionError
 from pytest_memscan.inputs import Inputs
 from pytest_memscan.settings import Budget
 
 if TYPE_CHECKING:
-    from pytest_memscan.generation import ProgressCallback, Prompting
+    from pytest_memscan.generation import Pipeline, ProgressCallback, Prompting
     from pytest_memscan.sampler import Sampler
     from pytest_memscan.store import ImageStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Another way of generating from the checkpoint than its own pipeline as it is.
+
+    Attributes:
+        record: What an image depends on besides; part of the recipe.
+        load: dtype -> pipeline on its device.
+        attached: Given the pipeline, a context in which its denoiser answers as it should.
+    """
+
+    record: Mapping[str, object]
+    load: Callable[[str], Pipeline] = field(repr=False)
+    attached: Callable[[Pipeline], AbstractContextManager[None]] = field(
+        default=lambda _: nullcontext(), repr=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +45,13 @@ class Recipe:
         inputs: Checkpoint and settings.
         cache_dir: Where generated images are kept.
         prompting: Of a text-to-image checkpoint.
+        variant: None for the checkpoint's own pipeline as it is.
     """
 
     inputs: Inputs = field(repr=False)
     cache_dir: Path = field(repr=False)
     prompting: Prompting | None = None
+    variant: Variant | None = None
 
     @property
     def batch_size(self) -> int:
@@ -55,7 +75,7 @@ class Recipe:
         import torch
 
         config = self.inputs.config
-        pipeline = self.inputs.pipeline(config.dtype)
+        pipeline = self._load(config.dtype)
         num_timesteps = pipeline.scheduler.config.num_train_timesteps
         if config.steps > num_timesteps:
             raise OptionError(
@@ -64,7 +84,7 @@ class Recipe:
             )
         device = self.inputs.device
         return {
-            "files": verify(self.inputs.checkpoint.folder).files,
+            "files": self.inputs.integrity.files,
             "pipeline": type(pipeline).__name__,
             "scheduler": type(pipeline.scheduler).__name__,
             "steps": config.steps,
@@ -76,7 +96,12 @@ class Recipe:
             "torch": version("torch"),
             "diffusers": version("diffusers"),
             **({} if self.prompting is None else self._of_prompts(self.prompting)),
+            **({} if self.variant is None else self.variant.record),
         }
+
+    @property
+    def _load(self) -> Callable[[str], Pipeline]:
+        return self.inputs.pipeline if self.variant is None else self.variant.load
 
     def _of_prompts(self, prompting: Prompting) -> dict[str, object]:
         from pytest_memscan.store import canonical_hash
@@ -108,7 +133,7 @@ class Recipe:
 
         config = self.inputs.config
         return Sampler(
-            load_pipeline=self.inputs.pipeline,
+            load_pipeline=self._load,
             store=store,
             num_images=num_images,
             seed=config.seed,
@@ -116,6 +141,7 @@ class Recipe:
             steps=config.steps,
             dtype=config.dtype,
             prompting=self.prompting,
+            attached=(lambda _: nullcontext()) if self.variant is None else self.variant.attached,
             progress=report,
         )
 
@@ -130,13 +156,16 @@ class Recipe:
             from pytest_memscan.generation import images_per_second
 
             config = self.inputs.config
-            rate = images_per_second(
-                self.inputs.pipeline(config.dtype),
-                batch_size=self.batch_size,
-                steps=config.steps,
-                plan_seed=config.seed,
-                prompting=self.prompting,
-            )
+            pipeline = self._load(config.dtype)
+            attached = nullcontext() if self.variant is None else self.variant.attached(pipeline)
+            with attached:
+                rate = images_per_second(
+                    pipeline,
+                    batch_size=self.batch_size,
+                    steps=config.steps,
+                    plan_seed=config.seed,
+                    prompting=self.prompting,
+                )
             kept = str(min(2**32, max(1, int(rate * seconds))))
             store.set_note(note, kept)
         return int(kept)

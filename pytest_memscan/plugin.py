@@ -8,6 +8,7 @@ import pytest
 
 from pytest_memscan.fixtures import (
     memscan,
+    memscan_base,
     memscan_checkpoint,
     memscan_prompts,
     memscan_result,
@@ -16,6 +17,7 @@ from pytest_memscan.fixtures import (
 
 __all__ = [
     "memscan",
+    "memscan_base",
     "memscan_checkpoint",
     "memscan_prompts",
     "memscan_result",
@@ -23,6 +25,14 @@ __all__ = [
 ]
 
 _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    (
+        "base",
+        {
+            "metavar": "MODEL",
+            "help": "the checkpoint it was fine-tuned from, for memscan::finextract (default: "
+            "what a LoRA's own files say)",
+        },
+    ),
     (
         "train-data",
         {
@@ -82,6 +92,21 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
         },
     ),
     ("guidance-scale", {"metavar": "X", "help": "of a text-to-image pipeline (default: its own)"}),
+    (
+        "model-guidance",
+        {
+            "metavar": "W[:K],...",
+            "help": "scales w' and k of memscan::finextract (default: 3:-0.02, for a LoRA 5)",
+        },
+    ),
+    (
+        "clustering",
+        {
+            "metavar": "RULE",
+            "help": "how memscan::finextract chooses its images: plateau (default), null or "
+            "finextract_compat",
+        },
+    ),
     ("steps", {"metavar": "N", "help": "denoiser calls per image (default: 50)"}),
     ("seed", {"metavar": "N", "help": "seed of the first image (default: 0)"}),
     ("device", {"metavar": "NAME", "help": "auto, cpu, cuda or cuda:N (default: auto)"}),
@@ -124,7 +149,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--memscan",
         metavar="MODEL[@REV]",
-        help="checkpoint to scan: folder, Hub id or builtin:NAME",
+        help="checkpoint to scan: folder, LoRA, .safetensors file, Hub id or builtin:NAME",
     )
     for name, settings in _OPTIONS:
         group.addoption(f"--memscan-{name}", default=None, **settings)

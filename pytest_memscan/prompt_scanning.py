@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,18 +38,13 @@ from pytest_memscan.scans.prompt_findings import Judged
 from pytest_memscan.scans.prompt_images import PromptImages
 from pytest_memscan.scans.text_to_image import Campaign, PromptPlan, Tools
 from pytest_memscan.sequential import StoppingRule
-from pytest_memscan.settings import PIXELS
 from pytest_memscan.similarity.matching.pixels import nearest_neighbours
 from pytest_memscan.similarity.tiles import GRID, variance
 from pytest_memscan.store import ImageStore, canonical_hash
 
-if TYPE_CHECKING:
-    from pytest_memscan.similarity.descriptors.descriptor import Descriptor
-
 NUM_SEEDS = 4  # that detectors look at
 MOST_MEMORISED = 0.1  # share that the audit excludes where the policy names none
 SCREENED_AT_ONCE = 64  # prompts whose scores are kept together
-VARIANCE_DESCRIPTOR = "builtin:copy"  # where images are compared by pixels otherwise
 Pixels = NDArray[np.uint8]
 
 
@@ -248,22 +243,9 @@ class PromptScanner:
     def _variances(self, pixels: Pixels) -> dict[str, float]:
         """Over seeds, in each space: pixels in [0, 1], latents of the autoencoder, descriptors."""
         latents = encode(self.inputs.pipeline(self.inputs.config.dtype), pixels)
-        spaces = {"latent": latents, "descriptor": self._descriptor.describe(pixels)}
+        spaces = {"latent": latents, "descriptor": self.inputs.descriptor.describe(pixels)}
         finite = {space: each for space, each in spaces.items() if np.isfinite(each).all()}
         return {"pixel": variance(pixels)} | {each: variance(finite[each]) for each in finite}
-
-    @cached_property
-    def _descriptor(self) -> Descriptor:
-        if self.inputs.config.descriptor != PIXELS:
-            return self.inputs.descriptor
-        from pytest_memscan.similarity.descriptors.presets import load_descriptor
-
-        return load_descriptor(
-            VARIANCE_DESCRIPTOR,
-            device=self.inputs.device,
-            offline=True,
-            cache_dir=self.inputs.config.cache_dir,
-        )
 
     @cached_property
     def _train_pixels(self) -> Pixels | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,6 +42,7 @@ class Sampler:
         steps: Denoiser calls per image.
         dtype: Of the planned images.
         prompting: Prompts of the rows, for a text-to-image checkpoint.
+        attached: Given the pipeline, a context in which its denoiser answers as it should.
         progress: Told after every batch.
     """
 
@@ -52,6 +54,9 @@ class Sampler:
     steps: int
     dtype: str
     prompting: Prompting | None = None
+    attached: Callable[[Pipeline], AbstractContextManager[None]] = field(
+        default=lambda _: nullcontext()
+    )
     progress: ProgressCallback = field(default=lambda _: None)
 
     def blocks(
@@ -103,14 +108,16 @@ class Sampler:
         if not missing:
             return
         alone = kind == ALONE
-        generate(
-            self.load_pipeline("float32" if alone else self.dtype),
-            [plan_rows(1, seed=self.seed, start=sample_id)[0] for sample_id in sample_ids],
-            store=self.store,
-            kind=kind,
-            batch_size=1 if alone else self.batch_size,
-            steps=self.steps,
-            plan_seed=self.seed,
-            prompting=self.prompting,
-            progress=(lambda _: None) if alone else self.progress,
-        )
+        pipeline = self.load_pipeline("float32" if alone else self.dtype)
+        with self.attached(pipeline):
+            generate(
+                pipeline,
+                [plan_rows(1, seed=self.seed, start=sample_id)[0] for sample_id in sample_ids],
+                store=self.store,
+                kind=kind,
+                batch_size=1 if alone else self.batch_size,
+                steps=self.steps,
+                plan_seed=self.seed,
+                prompting=self.prompting,
+                progress=(lambda _: None) if alone else self.progress,
+            )

@@ -17,12 +17,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from pytest_memscan.checkpoints.verify import verify
+from pytest_memscan.checkpoints.integrity import joined
 from pytest_memscan.checks import why_not
 from pytest_memscan.config import Config
 from pytest_memscan.errors import MemscanError, OptionError
 from pytest_memscan.gate import (
     judge_duplicates,
+    judge_finetunes,
     judge_integrity,
     judge_keys,
     judge_prompt_scan,
@@ -38,6 +39,7 @@ from pytest_memscan.policy import check_can_be_shown
 from pytest_memscan.results import (
     CheckOutcome,
     Duplicates,
+    FinetuneScan,
     PromptResults,
     Repeats,
     ScanResult,
@@ -46,6 +48,7 @@ from pytest_memscan.results import (
 from pytest_memscan.settings import DEFAULT_IMAGES, PIXELS, Budget
 
 if TYPE_CHECKING:
+    from pytest_memscan.finetune_scanning import FinetuneScanner
     from pytest_memscan.generation import ProgressCallback
     from pytest_memscan.prompt_inputs import PromptInputs
     from pytest_memscan.prompt_scanning import PromptScanner
@@ -106,13 +109,14 @@ class Session:
     def _run(self, name: str) -> CheckOutcome:
         thresholds = self.config.thresholds
         if name == "integrity":
-            self.inputs.pipeline(self.config.dtype)
-            return judge_integrity(verify(self.inputs.checkpoint.folder))
+            for inputs in self._of_concepts:
+                inputs.pipeline(self.config.dtype)
+            return judge_integrity(joined([inputs.integrity for inputs in self._of_concepts]))
         if name == "status":
             others = [self.check(other) for other in self.config.checks if other != name]
             return judge_status(others, thresholds)
         kind = self.inputs.kind
-        if reason := why_not(name, kind, has_train_data=self.config.has_train_data):
+        if reason := why_not(name, kind, situation=self.inputs.situation):
             if name in (self.config.scans or ()):
                 raise OptionError(f"{name} was asked for and does not apply: {reason}")
             return not_applicable(name, reason)
@@ -120,6 +124,8 @@ class Session:
             return judge_duplicates(self.duplicates, thresholds)
         if name == "repeats":
             return judge_repeats(self.repeats, thresholds)
+        if name == "finextract":
+            return judge_finetunes(self.finetunes, thresholds)
         if kind == "unconditional":
             return judge_scan(self.carlini, thresholds)
         if name == "prompt_detectors":
@@ -168,6 +174,15 @@ class Session:
         return self._once("prompts", PromptResults, self._scan_prompts)
 
     @cached_property
+    def finetunes(self) -> FinetuneScan:
+        """What comes out of a fine-tune, given its base, likewise.
+
+        Raises:
+            MemscanError: It could not be done.
+        """
+        return self._once("finetunes", FinetuneScan, self._scan_finetunes)
+
+    @cached_property
     def duplicates(self) -> Duplicates:
         """What is more than once among the training images, also computed once.
 
@@ -188,7 +203,7 @@ class Session:
             raise self._failures[name]
         shared = self.work_dir / f"{name}.json"
         try:
-            with exclusive(self._recipe.store_dir, session=self.session_id):
+            with exclusive(self._locked(name), session=self.session_id):
                 if shared.exists():
                     return load(shared.read_text(encoding="utf-8"), kind)
                 result = compute()
@@ -197,6 +212,14 @@ class Session:
             self._failures[name] = error
             raise
         return result
+
+    def _locked(self, name: str) -> Path:
+        """The folder that only one run may use for this."""
+        if name == "finetunes":
+            return self._finetune_scanners[0].folder
+        if name == "duplicates" and self.inputs.situation.has_base:
+            return self.work_dir / name  # nothing is generated for it
+        return self._recipe.store_dir
 
     def close(self) -> None:
         """Remove what only this run needed, and what killed runs left behind days ago."""
@@ -261,6 +284,33 @@ class Session:
         finally:
             store.close()
         return result
+
+    @cached_property
+    def _finetune_scanners(self) -> list[FinetuneScanner]:
+        """One for each fine-tune."""
+        from pytest_memscan.finetune_scanning import FinetuneScanner
+
+        return [
+            FinetuneScanner(inputs=inputs, cache_dir=self.cache_dir) for inputs in self._of_concepts
+        ]
+
+    @cached_property
+    def _of_concepts(self) -> list[Inputs]:
+        """The fine-tunes of a set, or the checkpoint alone."""
+        if not self.config.concepts:
+            return [self.inputs]
+        return [
+            Inputs(config=config, cache_dir=self.cache_dir, progress=self.progress)
+            for config in self.config.of_concepts()
+        ]
+
+    def _scan_finetunes(self) -> FinetuneScan:
+        from pytest_memscan.finetune_scanning import scan_finetunes
+
+        with self.progress("finextract: generating") as report:
+            return scan_finetunes(
+                self._finetune_scanners, self.work_dir / "finetunes", report=report
+            )
 
     def _find_duplicates(self) -> Duplicates:
         from pytest_memscan.reports.pairs import save_groups

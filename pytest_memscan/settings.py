@@ -19,10 +19,11 @@ from pytest_memscan.data.sources import DataSource, parse_source
 from pytest_memscan.errors import OptionError, shown_path
 from pytest_memscan.policy import DEFAULT_POLICY, Threshold, parse_threshold
 
-SCANS = ("carlini", "repeats", "prompt_detectors", "extended_side")
+SCANS = ("finextract", "carlini", "repeats", "prompt_detectors", "extended_side")
 REPORT_FORMATS = ("json", "html")
 DTYPES = ("float32", "bfloat16", "float16")
 ImageMode = Literal["none", "blurred", "clear"]
+CLUSTERINGS = ("plateau", "null", "finextract_compat")
 IMAGE_MODES = ("none", "blurred", "clear")
 DEFAULT_IMAGES = 320  # enough to exclude a leak rate of 1 % (299), with some to spare
 MAX_HOURS = 1000
@@ -30,6 +31,7 @@ MAX_GUIDANCE_SCALE = 100
 DEFAULT_BATCH_SIZE = {"unconditional": 32, "text-to-image": 10}
 DEFAULT_IMAGES_PER_PROMPT = 500  # Carlini et al. 2023, section 4.2
 DEFAULT_COPY_RATE = 0.1  # a prompt that gives one image this often must be found
+COPY = "builtin:copy"  # the descriptor that comes along, where pixels will not do
 PIXELS = "pixels"  # the measure that needs no descriptor: neighbour-normalised L2
 
 
@@ -98,6 +100,36 @@ def parse_guidance_scale(given: Given) -> float:
             f"up to {MAX_GUIDANCE_SCALE}"
         )
     return value
+
+
+def parse_base(given: Given) -> str:
+    """A checkpoint, like the one that is scanned; a relative path starts where it was written."""
+    if not isinstance(given.value, str) or not given.value:
+        raise OptionError(f"{given.where}: expected a checkpoint, got {given.value!r}")
+    typed = os.path.expanduser(given.value)
+    from_there = given.base / typed
+    return str(from_there) if from_there.exists() and not os.path.exists(typed) else given.value
+
+
+def parse_model_guidance(given: Given) -> tuple[tuple[float, float], ...]:
+    """Scales of model guidance, with their k where it is not 0: ``1.5,3:-0.02``."""
+    items = [part.strip() for item in as_list(given) for part in item.split(",")]
+    settings = []
+    for item in items:
+        scale, _, k = item.partition(":")
+        try:
+            setting = float(scale), float(k or 0)
+        except ValueError:
+            setting = math.nan, math.nan
+        if not (1 <= setting[0] <= MAX_GUIDANCE_SCALE and -1 < setting[1] < 1):
+            raise OptionError(
+                f"{given.where}: {item!r} is no model guidance; write scales from 1 to "
+                f"{MAX_GUIDANCE_SCALE}, and k between -1 and 1 where it is not 0, as in 1.5,3:-0.02"
+            )
+        settings.append(setting)
+    if len(set(settings)) < len(settings):
+        raise OptionError(f"{given.where}: the same setting is there twice")
+    return tuple(settings)
 
 
 def parse_share(given: Given) -> float:

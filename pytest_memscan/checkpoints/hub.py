@@ -2,7 +2,8 @@
 
 The revision becomes a commit hash first; everything after that asks for the commit, so a branch
 that moves in between changes nothing. Only the files that diffusers will load are fetched, after
-``model_index.json`` and the list of names were judged: pickles and code never reach the disk.
+``model_index.json`` and the list of names were judged: pickles and code never reach the disk. The
+model card is fetched too: it may name the base and the prompts of a fine-tune.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_memscan.checkpoints import layout
+from pytest_memscan.checkpoints.adapter_names import adapter_names
+from pytest_memscan.checkpoints.claims import CARD
 from pytest_memscan.checkpoints.components import Parts, read_parts
 from pytest_memscan.checkpoints.families import MODEL_INDEX
 from pytest_memscan.checkpoints.files import open_regular, read_json
@@ -62,13 +65,16 @@ def _from_cache(repo: str, revision: str) -> tuple[Path, str]:
         raise explain(error, MODEL, repo, revision) from None
     folder = Path(snapshot)
     names = layout.list_names(folder)
-    if MODEL_INDEX not in names:
-        raise not_cached(MODEL, repo, revision, f"the cache lacks {MODEL_INDEX}")
-    parts = read_parts(folder)
     try:
-        wanted = _wanted_names(folder, names, parts)
+        if MODEL_INDEX in names:
+            wanted = _wanted_names(folder, names, read_parts(folder))
+        else:
+            wanted = list(adapter_names(names) or ())
     except CheckpointError as error:
         raise not_cached(MODEL, repo, revision, f"the cached copy is partial: {error}") from None
+    if not wanted:
+        raise not_cached(MODEL, repo, revision, f"the cache lacks {MODEL_INDEX}")
+    wanted += [CARD] if CARD in names else []
     for name in wanted:
         # The cache names the real file after the hash the Hub gave for it.
         _require_hash(folder, name, (folder / name).resolve().name, repo)
@@ -92,7 +98,7 @@ def _wanted_names(folder: Path, names: tuple[str, ...], parts: Parts) -> list[st
 
 
 def _download(repo: str, revision: str | None) -> tuple[Path, str]:
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
     asked = revision or DEFAULT_REVISION
     try:
@@ -101,25 +107,34 @@ def _download(repo: str, revision: str | None) -> tuple[Path, str]:
         raise explain(error, MODEL, repo, asked) from None
     commit = commit_hash(info.sha, MODEL, repo, asked=revision)
     names = safe_names(info.siblings or [], MODEL, repo)
-    if MODEL_INDEX not in names:
-        raise CheckpointError(
-            f"{repo}@{commit[:7]} has no {MODEL_INDEX}: {layout.describe_without_index(names)}"
-        )
     try:
-        # This small file first: an unsupported pipeline is refused before gigabytes are fetched.
-        index = hf_hub_download(repo, MODEL_INDEX, revision=commit)
-        files = layout.files_to_load(names, read_parts(Path(index).parent))
-        wanted = [name for name in names if layout.may_be_loaded(name, files)]
-        snapshot_download(repo, revision=commit, allow_patterns=wanted)
+        wanted = _wanted_on_hub(repo, commit, names)
+        folder = Path(snapshot_download(repo, revision=commit, allow_patterns=wanted))
     except MemscanError:
         raise
     except Exception as error:
         raise explain(error, MODEL, repo, asked) from None
-    folder = Path(index).parent
     _compare_with_hub(folder, info, set(wanted), repo)
     if asked != commit:
         remember_revision(folder, asked, commit)
     return folder, commit
+
+
+def _wanted_on_hub(repo: str, commit: str, names: tuple[str, ...]) -> list[str]:
+    """The files of a pipeline or of a LoRA, and the model card."""
+    from huggingface_hub import hf_hub_download
+
+    card = [CARD] if CARD in names else []
+    if MODEL_INDEX not in names:
+        of_adapter = adapter_names(names)
+        if of_adapter is None:
+            why = layout.describe_without_index(names)
+            raise CheckpointError(f"{repo}@{commit[:7]} has no {MODEL_INDEX}: {why}")
+        return [*of_adapter, *card]
+    # This small file first: an unsupported pipeline is refused before gigabytes are fetched.
+    index = hf_hub_download(repo, MODEL_INDEX, revision=commit)
+    files = layout.files_to_load(names, read_parts(Path(index).parent))
+    return [name for name in names if layout.may_be_loaded(name, files)] + card
 
 
 def _compare_with_hub(folder: Path, info: ModelInfo, wanted: set[str], repo: str) -> None:

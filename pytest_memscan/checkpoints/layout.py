@@ -250,11 +250,6 @@ def may_be_loaded(name: str, files: Files) -> bool:
 
 def describe_file(name: str) -> str:
     """Why a file cannot be scanned, as the end of a sentence that starts with its name."""
-    if name.endswith(".safetensors"):
-        return (
-            "is a single .safetensors file; single-file checkpoints are not supported yet, "
-            f"{WHAT_IS_SUPPORTED}"
-        )
     if name.endswith(PICKLE_SUFFIXES):
         return (
             "is a pickle, which can run code when loaded, and single-file checkpoints are not "
@@ -266,13 +261,11 @@ def describe_file(name: str) -> str:
 def describe_without_index(names: Collection[str]) -> str:
     """What a folder without model_index.json seems to be, and what is supported."""
     top = sorted(name for name in names if "/" not in name)
-    if {"adapter_config.json", "pytorch_lora_weights.safetensors"} & set(top):
-        what = "this is a LoRA, which cannot be scanned yet"
-    elif "config.json" in top:
+    if "config.json" in top:
         what = "this is a single model (config.json), not a whole pipeline; save the pipeline"
     elif any(name.endswith((".safetensors", *PICKLE_SUFFIXES)) for name in top):
         first = next(n for n in top if n.endswith((".safetensors", *PICKLE_SUFFIXES)))
-        what = f"this holds the single file {shown(first)}, which cannot be scanned yet"
+        what = f"this holds the single file {shown(first)}; give that file instead of its folder"
     elif not names:
         what = "the folder is empty"
     else:

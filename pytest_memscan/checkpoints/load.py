@@ -50,7 +50,7 @@ def load_unconditional(checkpoint: ResolvedCheckpoint, *, device: str, dtype: st
             weights that are not finite, or a checkpoint that DDIM cannot sample.
     """
     target = resolve_device(device)
-    weight_dtype = _resolve_dtype(dtype)
+    weight_dtype = resolve_dtype(dtype)
     vetted = _vet(checkpoint, "unconditional")
     _require_sound_weights(checkpoint.folder, vetted, weight_dtype, dtype)
     pipeline = _load(checkpoint.folder, weight_dtype, low_cpu_mem_usage=False)
@@ -76,7 +76,7 @@ def load_text_to_image(
             weights that are not finite, or a tokenizer with more tokens than its text encoder.
     """
     target = resolve_device(device)
-    weight_dtype = _resolve_dtype(dtype)
+    weight_dtype = resolve_dtype(dtype)
     folder, vetted = checkpoint.folder, _vet(checkpoint, "text-to-image")
     for of_part in vetted.files.of_part.values():
         require_readable(of_part)
@@ -90,7 +90,7 @@ def load_text_to_image(
             require_loaded(folder, getattr(pipeline, part), fitted[part], part)
     _require_tokenizers_fit(pipeline, vetted)
     with quiet():
-        return _ready(pipeline, target)
+        return ready(pipeline, target)
 
 
 def resolve_device(device: str) -> str:
@@ -123,7 +123,12 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def _resolve_dtype(dtype: str) -> torch.dtype:
+def resolve_dtype(dtype: str) -> torch.dtype:
+    """The torch dtype of a `--memscan-dtype`.
+
+    Raises:
+        OptionError: Unknown.
+    """
     if dtype not in _DTYPES:
         raise OptionError(f"--memscan-dtype {shown(dtype)} is unknown; use {', '.join(_DTYPES)}")
     return _DTYPES[dtype]
@@ -213,7 +218,8 @@ def _require_tokenizers_fit(pipeline: DiffusionPipeline, vetted: Vetted) -> None
             )
 
 
-def _ready(pipeline: DiffusionPipeline, device: str) -> DiffusionPipeline:
+def ready(pipeline: DiffusionPipeline, device: str) -> DiffusionPipeline:
+    """The pipeline on its device: eval mode, no gradients, no progress bar."""
     pipeline = pipeline.to(device)
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
@@ -227,7 +233,7 @@ def _as_ddim(pipeline: DiffusionPipeline, scheduler_config: str, device: str) ->
     diffusers = library("diffusers")
     scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
     _require_same_schedule(pipeline.scheduler, scheduler, scheduler_config)
-    return _ready(diffusers.DDIMPipeline(unet=pipeline.unet, scheduler=scheduler), device)
+    return ready(diffusers.DDIMPipeline(unet=pipeline.unet, scheduler=scheduler), device)
 
 
 def _require_same_schedule(

@@ -21,7 +21,7 @@ from pytest_memscan.data.sources import parse_source
 from pytest_memscan.errors import OptionError, PromptError, TrainDataError, shown_path
 from pytest_memscan.results import PromptCoverage
 
-Kind = Literal["txt", "jsonl", "csv", "parquet", "folder", "hub", "builtin"]
+Kind = Literal["txt", "jsonl", "csv", "parquet", "folder", "hub", "builtin", "none"]
 _SUFFIX_KINDS: dict[str, Kind] = {
     ".txt": "txt",
     ".jsonl": "jsonl",
@@ -29,7 +29,6 @@ _SUFFIX_KINDS: dict[str, Kind] = {
     ".parquet": "parquet",
 }
 _BUILTIN_PREFIX = "builtin:"
-_PROBE_NAME = "probe"
 _PROBE_FILE = Path(__file__).with_name("probe_prompts.txt")
 _EXPECTED = (
     "expected a list of prompts (.txt, .jsonl, .csv or .parquet), a folder of images with "
@@ -59,14 +58,16 @@ class PromptSource:
     @property
     def label(self) -> str:
         """The source as messages and reports may show it: without a private folder."""
-        if self.kind == "builtin":
-            return "built-in probe list"
+        if self.kind in ("builtin", "none"):
+            return "built-in probe list" if self.kind == "builtin" else "no prompts"
         if self.path is None:
             return f"hub:{self.repo}" + (f"@{self.revision}" if self.revision else "")
         return printable(shown_path(self.path))
 
 
 PROBE = PromptSource(kind="builtin")
+NO_PROMPTS = PromptSource(kind="none")
+_BUILTIN = {"builtin:probe": PROBE, "builtin:none": NO_PROMPTS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +110,10 @@ def parse_prompt_source(text: str, base: Path) -> PromptSource:
         'built-in probe list'
     """
     if text.startswith(_BUILTIN_PREFIX):
-        if text != _BUILTIN_PREFIX + _PROBE_NAME:
-            raise OptionError(f"there is no list of prompts {text!r}; there is builtin:probe")
-        return PROBE
+        if text not in _BUILTIN:
+            known = " and ".join(_BUILTIN)
+            raise OptionError(f"there is no list of prompts {text!r}; there are {known}")
+        return _BUILTIN[text]
     source = parse_source(text, base)
     if source.kind == "hub":
         return PromptSource(kind="hub", repo=source.repo, revision=source.revision)
@@ -163,6 +165,8 @@ def read_prompts(source: PromptSource, *, offline: bool) -> PromptSet:
     with _as_prompt_error():
         if source.kind == "hub":
             entries, origin = hub_entries(source.repo or "", source.revision, offline=offline)
+        elif source.kind == "none":
+            raise PromptError("builtin:none gives no prompts, and this scan needs some")
         elif source.kind == "builtin":
             entries, origin = _probe_entries(), source.label
         else:

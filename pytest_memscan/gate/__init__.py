@@ -1,5 +1,6 @@
 """Thresholds x results -> verdict. Pure: what was measured comes in, sentences come out."""
 
+from pytest_memscan.gate.finetunes import judge_finetunes
 from pytest_memscan.gate.images import judge_coverage, judge_duplicates, judge_scan
 from pytest_memscan.gate.prompts import (
     judge_keys,
@@ -19,6 +20,7 @@ __all__ = [
     "judge_coverage",
     "judge_coverages",
     "judge_duplicates",
+    "judge_finetunes",
     "judge_integrity",
     "judge_keys",
     "judge_prompt_scan",

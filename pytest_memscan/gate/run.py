@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from pytest_memscan.gate.finetunes import judge_finetune_coverage
 from pytest_memscan.gate.images import judge_coverage
 from pytest_memscan.gate.prompts import (
     judge_key_coverage,
@@ -56,6 +57,8 @@ def judge_coverages(check: CheckOutcome) -> Iterator[tuple[Verdict, str]]:
         yield judge_key_coverage(check.keys)
     if check.repeats is not None:
         yield judge_repeats_coverage(check.repeats)
+    if check.finetunes is not None:
+        yield from judge_finetune_coverage(check.finetunes)
 
 
 def _unmeasured(checks: Sequence[CheckOutcome], thresholds: Sequence[Threshold]) -> str:
@@ -97,7 +100,11 @@ def judge_run(
     verdict = worst(check.verdict for check in complete)
     decisive = next(check for check in complete if check.verdict is verdict)
     if verdict is Verdict.PASS:
-        scans = (check for check in complete if check.scan or check.prompt_scan or check.repeats)
+        scans = (
+            check
+            for check in complete
+            if check.scan or check.prompt_scan or check.repeats or check.finetunes
+        )
         decisive = next(scans, decisive)
     return RunResult(
         verdict=verdict,

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import get_args
 
 import pytest
 
 from pytest_memscan.checkpoints.families import Kind
-from pytest_memscan.checks import CHECKS, check_measured, checks_of, subjects_of, why_not
+from pytest_memscan.checks import (
+    CHECKS,
+    Situation,
+    check_measured,
+    checks_of,
+    subjects_of,
+    why_not,
+)
 from pytest_memscan.errors import OptionError
 from pytest_memscan.policy import DEFAULT_POLICY, METRICS, RATES, parse_threshold, whole_policy
 
@@ -42,29 +50,29 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 def test_checks_follow_from_the_checkpoint_and_the_training_images(
     kind: Kind, has_train_data: bool, expected: tuple[str, ...]
 ) -> None:
-    assert checks_of(kind, has_train_data=has_train_data) == expected
+    assert checks_of(Situation(kind=kind, has_train_data=has_train_data)) == expected
 
 
 @pytest.mark.parametrize("has_train_data", [True, False])
 def test_a_checkpoint_that_is_not_fetched_yet_has_the_checks_of_both_kinds(
     has_train_data: bool,
 ) -> None:
-    both = set(checks_of(None, has_train_data=has_train_data))
-    apart = [set(checks_of(kind, has_train_data=has_train_data)) for kind in KINDS]
+    both = set(checks_of(Situation(kind=None, has_train_data=has_train_data)))
+    apart = [set(checks_of(Situation(kind=kind, has_train_data=has_train_data))) for kind in KINDS]
     assert both == apart[0] | apart[1]
 
 
 @pytest.mark.parametrize("has_train_data", [True, False])
 @pytest.mark.parametrize("kind", [None, *KINDS])
 def test_checks_keep_their_order(kind: Kind | None, has_train_data: bool) -> None:
-    checks = checks_of(kind, has_train_data=has_train_data)
+    checks = checks_of(Situation(kind=kind, has_train_data=has_train_data))
     assert list(checks) == sorted(checks, key=CHECKS.index)
     assert (checks[0], checks[-1]) == ("integrity", "status")
 
 
 def test_scans_asked_for_by_name_are_the_only_ones() -> None:
     def asked(kind: Kind, *scans: str, has_train_data: bool = False) -> tuple[str, ...]:
-        return checks_of(kind, has_train_data=has_train_data, scans=scans)
+        return checks_of(Situation(kind=kind, has_train_data=has_train_data, scans=scans))
 
     assert asked("text-to-image", "carlini") == ("integrity", "carlini", "status")
     assert asked("text-to-image", "extended_side", "prompt_detectors") == (
@@ -85,15 +93,16 @@ def test_scans_asked_for_by_name_are_the_only_ones() -> None:
 
 def test_a_check_that_a_run_of_its_kind_has_applies_and_others_say_why_not() -> None:
     for kind, has_train_data in product(KINDS, (True, False)):
-        checks = checks_of(kind, has_train_data=has_train_data)
+        situation = Situation(kind=kind, has_train_data=has_train_data)
+        checks = checks_of(situation)
         for name in CHECKS:
-            reason = why_not(name, kind, has_train_data=has_train_data)
+            reason = why_not(name, kind, situation=situation)
             assert bool(reason) is (name not in checks), (name, kind, has_train_data)
 
 
 def test_reasons_are_about_what_is_missing() -> None:
     def reason(name: str, kind: Kind, *, has_train_data: bool = False) -> str:
-        return why_not(name, kind, has_train_data=has_train_data)
+        return why_not(name, kind, situation=Situation(kind=kind, has_train_data=has_train_data))
 
     assert "needs prompts" in reason("prompt_detectors", "unconditional")
     assert "needs prompts" in reason("extended_side", "unconditional", has_train_data=True)
@@ -117,14 +126,14 @@ def test_reasons_are_about_what_is_missing() -> None:
 def test_subjects_are_what_the_checks_measure(
     kind: Kind | None, has_train_data: bool, expected: set[str]
 ) -> None:
-    checks = checks_of(kind, has_train_data=has_train_data)
-    assert subjects_of(kind, checks) == expected
+    assert subjects_of(Situation(kind=kind, has_train_data=has_train_data)) == expected
     assert expected <= set(DEFAULT_POLICY)
 
 
 def test_what_is_not_run_measures_nothing() -> None:
-    assert subjects_of("text-to-image", ("integrity", "prompt_detectors", "status")) == set()
-    assert subjects_of("text-to-image", ("extended_side",)) == {"keys"}
+    run = Situation(kind="text-to-image", has_train_data=False, scans=("prompt_detectors",))
+    assert subjects_of(run) == set()
+    assert subjects_of(replace(run, scans=("extended_side",))) == {"keys"}
 
 
 @pytest.mark.parametrize("has_train_data", [True, False])
@@ -132,36 +141,42 @@ def test_what_is_not_run_measures_nothing() -> None:
 def test_only_lines_that_a_run_measures_are_accepted(
     kind: Kind | None, has_train_data: bool
 ) -> None:
-    subjects = subjects_of(kind, checks_of(kind, has_train_data=has_train_data))
+    situation = Situation(kind=kind, has_train_data=has_train_data)
+    subjects = subjects_of(situation)
     for subject, metrics in METRICS.items():
         for metric in metrics:
             line = parse_threshold(f"{metric} <= {0.1 if metric in RATES else 1}")
             if subject in subjects:
-                check_measured([line], kind, has_train_data=has_train_data)
+                check_measured([line], situation)
             else:
                 with pytest.raises(OptionError, match=f"measures {metric}"):
-                    check_measured([line], kind, has_train_data=has_train_data)
+                    check_measured([line], situation)
     defaults = whole_policy((), subjects)
-    check_measured(defaults, kind, has_train_data=has_train_data)
+    check_measured(defaults, situation)
 
 
 def test_a_line_that_training_images_would_help_says_so() -> None:
     line = parse_threshold("extracted <= 0", "memscan.toml")
     with pytest.raises(OptionError) as caught:
-        check_measured([line], "unconditional", has_train_data=False)
+        check_measured([line], Situation(kind="unconditional", has_train_data=False))
     assert str(caught.value) == (
         'memscan.toml: "extracted <= 0" cannot be judged: no check of this run (integrity, '
         "repeats, status) measures extracted; pass --memscan-train-data, or write a limit on "
         "repeated_groups"
     )
     with pytest.raises(OptionError, match="write a limit on memorised_prompts or") as caught:
-        check_measured([line], "text-to-image", has_train_data=False)
+        check_measured([line], Situation(kind="text-to-image", has_train_data=False))
     assert "--memscan-train-data" not in str(caught.value)
 
 
 def test_a_line_on_a_scan_that_was_not_asked_for_says_what_would_do() -> None:
     line = parse_threshold("memorised_prompts <= 0")
     with pytest.raises(OptionError, match="ask for more scans"):
-        check_measured([line], "text-to-image", has_train_data=False, scans=("prompt_detectors",))
+        check_measured(
+            [line],
+            Situation(kind="text-to-image", has_train_data=False, scans=("prompt_detectors",)),
+        )
     with pytest.raises(OptionError, match="write a limit on extracted_canaries"):
-        check_measured([line], "text-to-image", has_train_data=False, scans=("extended_side",))
+        check_measured(
+            [line], Situation(kind="text-to-image", has_train_data=False, scans=("extended_side",))
+        )

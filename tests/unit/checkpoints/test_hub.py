@@ -32,7 +32,7 @@ def test_only_the_files_that_are_loaded_are_fetched_and_by_commit(hub: Hub) -> N
     found = hub.resolve("org/name")
     assert found["commit"] == commit
     assert found["label"] == f"org/name@{commit[:7]}"
-    assert hub.server.fetched() == sorted(hub.files)
+    assert hub.server.fetched() == sorted([*hub.files, "README.md"])  # the card names a base
     assert files_of(Path(found["folder"])) == hub.files
     downloads = [r.path for r in hub.server.requests if "/resolve/" in r.path]
     assert all(path.split("/")[4] == commit for path in downloads)

@@ -1,0 +1,362 @@
+"""A scan of a fine-tune put together: both models, captions, methods, stores."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pytest_memscan.caption_inputs import Captions, captions_of
+from pytest_memscan.checkpoints.finetunes import Finetune
+from pytest_memscan.checkpoints.libraries import library
+from pytest_memscan.denoising.conditioning import not_applicable
+from pytest_memscan.denoising.schedule import read_parametrisation
+from pytest_memscan.errors import OptionError
+from pytest_memscan.generating import Recipe, Variant
+from pytest_memscan.generation import Pipeline, Progress, ProgressCallback, Prompting, call_settings
+from pytest_memscan.guidance.adapters import adapted_layers, switched_off
+from pytest_memscan.guidance.model import CALLS_PER_STEP, ModelGuidance, model_guided
+from pytest_memscan.guidance.pair import ModelPair
+from pytest_memscan.inputs import Inputs
+from pytest_memscan.results import FinetuneScan
+from pytest_memscan.scans.finetune_sets import combined
+from pytest_memscan.scans.finextract import (
+    DEFAULT_TRAIN_IMAGES,
+    IMAGES_PER_TRAIN_IMAGE,
+    MOST_IMAGES,
+    RATE,
+    Method,
+    Stopping,
+    Target,
+    finextract,
+)
+from pytest_memscan.store import ImageStore, canonical_hash
+
+WITH_CAPTION = "w'"  # as the paper names the scale
+CFG_SCALE = 3.0  # of the baseline, as the authors'
+AUTHORS_LORA = (5.0, 0.0)  # w' and k
+AUTHORS_FULL = (3.0, -0.02)
+ROWS_PER_CAPTION = 2**16  # of the plan, at most; fixed, so that a larger budget goes on from here
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """One way of generating, before it has a store."""
+
+    name: str
+    settings: str
+    guidance_scale: float | None  # of classifier-free guidance
+    calls_per_step: int
+    variant: Variant
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneScanner:
+    """Scans one fine-tune.
+
+    Attributes:
+        inputs: Checkpoint, base and settings.
+        cache_dir: Where generated images are kept.
+    """
+
+    inputs: Inputs = field(repr=False)
+    cache_dir: Path = field(repr=False)
+
+    @cached_property
+    def finetune(self) -> Finetune:
+        """Both models, each sampled as in the paper."""
+        loaded = self.inputs.finetune(self.inputs.config.dtype)
+        base = None if loaded.base is None else _with_ddim(loaded.base)
+        return replace(loaded, pipeline=_with_ddim(loaded.pipeline), base=base)
+
+    @cached_property
+    def captions(self) -> Captions:
+        """What images are asked for with."""
+        return captions_of(self.inputs)
+
+    @property
+    def folder(self) -> Path:
+        """Where the images of all its methods are kept."""
+        return self.cache_dir / "finetunes" / canonical_hash(self._recipe(self._ways[0]).spec)
+
+    def provenance(self) -> dict[str, str]:
+        """What must match before two results may be compared."""
+        inputs, own = self.inputs, self._recipe(self._ways[0]).provenance()
+        base = inputs.base
+        return own | {
+            "base": "none" if base is None else base.label,
+            "base commit": (base.commit if base is not None else None) or "local files",
+            "methods": "; ".join(f"{way.name} ({way.settings})" for way in self._ways),
+            **{f"descriptor {key}": value for key, value in inputs.descriptor.record.items()},
+        }
+
+    def target(self, report: ProgressCallback, stores: ExitStack) -> Target:
+        """Everything a scan needs.
+
+        Args:
+            report: Told how many images there are.
+            stores: Closes the stores that are opened here.
+
+        Raises:
+            MemscanError: It cannot be done.
+        """
+        inputs, captions = self.inputs, self.captions
+        methods = [self._method(way, stores) for way in self._ways]
+        planned = self._planned(methods)
+        total = planned * (len(methods) - 1)
+
+        def tell(_: str, done: int) -> None:
+            report(Progress(done=done, total=max(total, done), resumed=0))
+
+        has_train_data = inputs.config.has_train_data
+        return Target(
+            name=inputs.checkpoint.label,
+            fit=self.finetune.fit,
+            captions=(captions.kind, captions.origin, captions.note),
+            prompts=captions.coverage,
+            guided=tuple(each for each in methods if each.name == "finextract"),
+            baselines=tuple(each for each in methods if each.name in ("direct", "cfg")),
+            base=methods[-1],
+            order=self._order(planned),
+            describe=inputs.descriptor.describe,
+            reference=inputs.described if has_train_data else None,
+            high_level=1.0 - levels[-1].cut if (levels := inputs.descriptor.levels) else None,
+            holdout=None if inputs.holdout is None else inputs.holdout.pixels,
+            source=inputs.coverage() if has_train_data else None,
+            stopping=self._stopping(planned),
+            rule=inputs.config.clustering,
+            report=tell,
+        )
+
+    @property
+    def train_pixels(self) -> NDArray[np.uint8] | None:
+        """Training images, where there are any and more than their descriptors is known."""
+        return self.inputs.train_pixels if self.inputs.config.has_train_data else None
+
+    def forget_models(self) -> None:
+        """Free their memory; they are loaded again should an image have to be made again."""
+        self.__dict__.pop("finetune", None)
+        self.inputs.forget_models()
+
+    @cached_property
+    def _ways(self) -> tuple[_Way, ...]:
+        """Every way of generating, the base alone last."""
+        distilled = bool(not_applicable(self.finetune.pipeline))
+        plain = None if distilled else 1.0  # without guidance
+        own = Variant(
+            record={"method": "direct", **self._sampling}, load=lambda _: self.finetune.pipeline
+        )
+        ways = [_way("direct", "no guidance", plain, 1, own)]
+        if not distilled and not self.captions.is_none:
+            # Which scale is in the recipe already.
+            ways.append(_way("cfg", f"guidance scale {CFG_SCALE:g}", CFG_SCALE, 2, own))
+        for guidance in self._guidances:
+            shown = f"{'w' if self.captions.is_none else WITH_CAPTION} {guidance.scale:g}"
+            shown += f", k {guidance.k:g}" if guidance.k else ""
+            ways.append(_way("finextract", shown, plain, CALLS_PER_STEP, self._guided(guidance)))
+        return (*ways, _way("base", "the base alone", plain, 1, self._base_alone()))
+
+    def _guided(self, guidance: ModelGuidance) -> Variant:
+        def attached(pipeline: Pipeline) -> AbstractContextManager[None]:
+            pair = ModelPair(pipeline=pipeline, base=self.finetune.base)
+            return model_guided(pair, guidance, settings=call_settings(pipeline))
+
+        return Variant(
+            record={
+                "method": "model guidance",
+                "scale": guidance.scale,
+                "k": guidance.k,
+                **self._sampling,
+            },
+            load=lambda _: self.finetune.pipeline,
+            attached=attached,
+        )
+
+    def _base_alone(self) -> Variant:
+        record = {"method": "base", **self._sampling}
+        if self.finetune.base is None:
+            return Variant(
+                record=record, load=lambda _: self.finetune.pipeline, attached=without_adapters
+            )
+
+        def load(_: str) -> Pipeline:
+            base: Any = self.finetune.base
+            return base  # type: ignore[no-any-return]
+
+        return Variant(record=record, load=load)
+
+    @property
+    def _sampling(self) -> Mapping[str, object]:
+        return {"scheduler": type(self.finetune.pipeline.scheduler).__name__}
+
+    @property
+    def _guidances(self) -> tuple[ModelGuidance, ...]:
+        given = self.inputs.config.model_guidance
+        if not given:
+            is_lora = self.finetune.fit.kind == "lora"
+            scale, k = AUTHORS_LORA if is_lora else AUTHORS_FULL
+            given = ((scale, 0.0 if self._is_flow or self.captions.is_none else k),)
+        elif self._is_flow and any(k for _, k in given):
+            raise OptionError(
+                "--memscan-model-guidance: k changes the predicted noise, which is not defined at "
+                "the first step of a flow-matching model; leave it out"
+            )
+        return tuple(ModelGuidance(scale=scale, k=k) for scale, k in given)
+
+    @property
+    def _is_flow(self) -> bool:
+        return read_parametrisation(self.finetune.pipeline.scheduler).kind == "flow"
+
+    def _method(self, way: _Way, stack: ExitStack) -> Method:
+        recipe = self._recipe(way)
+        store = ImageStore(self.folder / canonical_hash(recipe.spec), spec=recipe.spec)
+        stack.callback(store.close)
+        return Method(
+            name=way.name,
+            settings=way.settings,
+            sampler=recipe.sampler(store, num_images=0, report=lambda _: None),
+            calls_per_image=way.calls_per_step * self.inputs.config.steps,
+        )
+
+    def _recipe(self, way: _Way) -> Recipe:
+        batch = self.inputs.config.batch_size("text-to-image")
+        return Recipe(
+            inputs=self.inputs,
+            cache_dir=self.cache_dir,
+            prompting=Prompting(
+                prompts=self.captions.texts,
+                rows_per_prompt=ROWS_PER_CAPTION // batch * batch,
+                guidance_scale=way.guidance_scale,
+            ),
+            variant=way.variant,
+        )
+
+    def _planned(self, methods: list[Method]) -> int:
+        """Images of each method, whole batches of every caption.
+
+        Raises:
+            OptionError: The budget is too small for that.
+        """
+        config, captions = self.inputs.config, self.captions.texts
+        batch = config.batch_size("text-to-image")
+        round_of_all = batch * len(captions)
+        num_train = self._num_train
+        if config.budget is None:
+            wanted = IMAGES_PER_TRAIN_IMAGE * (num_train or DEFAULT_TRAIN_IMAGES)
+            return max(round_of_all, math.ceil(min(wanted, MOST_IMAGES) / batch) * batch)
+        guided = next(each for each in methods if each.name == "finextract")
+        way = next(each for each in self._ways if each.name == "finextract")
+        allowed = self._recipe(way).images_of(config.budget, guided.sampler.store)
+        if config.budget.num_images is None:
+            # Measured for model guidance alone; the others make as many images.
+            everything = sum(each.calls_per_image for each in methods if each.name != "base")
+            allowed = allowed * guided.calls_per_image // everything
+        if allowed < max(num_train or 1, round_of_all):
+            raise OptionError(
+                f"--memscan-budget: {allowed} images of each method are too few: there are "
+                f"{num_train or 'no known'} training images and {len(captions)} captions, each for "
+                f"batches of {batch}; at least {max(num_train or 1, round_of_all)} are needed"
+            )
+        return allowed
+
+    @property
+    def _num_train(self) -> int | None:
+        if not self.inputs.config.has_train_data:
+            return None
+        return len(self.inputs.described.groups.representatives)
+
+    def _order(self, planned: int) -> list[int]:
+        """Batches of every caption in turn."""
+        batch = self.inputs.config.batch_size("text-to-image")
+        rows = ROWS_PER_CAPTION // batch * batch
+        num_rounds = math.ceil(planned / (batch * len(self.captions.texts)))
+        order = [
+            caption * rows + turn * batch + place
+            for turn in range(num_rounds)
+            for caption in range(len(self.captions.texts))
+            for place in range(batch)
+        ]
+        return order[:planned]
+
+    def _stopping(self, planned: int) -> Stopping:
+        """A budget is spent; else a count that is limited may settle it earlier."""
+        config = self.inputs.config
+        lines = [line for line in config.thresholds if line.subject == "finetunes"]
+        early = config.budget is None and config.has_train_data and lines
+        if not early or any(line.metric != "copied_images" for line in lines):
+            return Stopping(planned=planned, limit=None)
+        most = min(math.ceil(each.limit) - (each.operator == "<") for each in lines)
+        is_given = config.sources["copy_rate"][1] != "default"
+        return Stopping(planned=planned, limit=most, rate=config.copy_rate if is_given else RATE)
+
+
+def _way(
+    name: str, settings: str, guidance_scale: float | None, calls: int, variant: Variant
+) -> _Way:
+    return _Way(
+        name=name,
+        settings=settings,
+        guidance_scale=guidance_scale,
+        calls_per_step=calls,
+        variant=variant,
+    )
+
+
+def without_adapters(pipeline: Any) -> AbstractContextManager[None]:
+    """A context in which a pipeline with a LoRA is its base, text encoders too."""
+    modules = [each for each in pipeline.components.values() if isinstance(each, torch.nn.Module)]
+    return switched_off([layer for module in modules for layer in adapted_layers(module)])
+
+
+def _with_ddim(pipeline: Pipeline) -> Any:
+    """The same modules, sampled by deterministic DDIM; a flow-matching model as it is."""
+    if read_parametrisation(pipeline.scheduler).kind == "flow":
+        return pipeline
+    clone: Any = copy.copy(pipeline)
+    clone.register_modules(
+        scheduler=library("diffusers").DDIMScheduler.from_config(pipeline.scheduler.config)
+    )
+    return clone
+
+
+def scan_finetunes(
+    scanners: Sequence[FinetuneScanner], folder: Path, *, report: ProgressCallback
+) -> FinetuneScan:
+    """Scan every fine-tune, one after the other, and keep the pictures that a report shows.
+
+    Raises:
+        MemscanError: It cannot be done.
+    """
+    from pytest_memscan.reports.pairs import save_finetunes
+    from pytest_memscan.similarity.described import measure_of
+
+    with ExitStack() as stores:
+        scanned = []
+        for scanner in scanners:
+            scanned.append(finextract(scanner.target(report, stores)))
+            if scanner.inputs.config.has_train_data:
+                scanner.inputs.require_unchanged()
+            scanner.forget_models()
+        descriptor = scanners[0].inputs.descriptor
+        scan = combined(
+            scanned,
+            measure=measure_of(descriptor),
+            descriptor=descriptor.name,
+            provenance=scanners[0].provenance(),
+        )
+        save_finetunes(
+            folder,
+            scan,
+            lambda concept, sample_id: scanned[concept].sampler.pixels_of(sample_id),
+            lambda concept: scanners[concept].train_pixels,
+        )
+    return scan
