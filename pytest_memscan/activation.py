@@ -16,12 +16,8 @@ from typing import Any
 import pytest
 
 from pytest_memscan.checks import CHECKS
-from pytest_memscan.config import (
-    Config,
-    checkpoint_label,
-    json_report_path,
-    resolve_config,
-)
+from pytest_memscan.config import Config, json_report_path, resolve_config
+from pytest_memscan.config_base import checkpoint_label
 from pytest_memscan.config_sources import INI_KEYS, TOML_KEYS
 from pytest_memscan.errors import MemscanError, OptionError
 from pytest_memscan.items import FILE_NAME, SESSION, Collection, FileCollection
@@ -112,15 +108,20 @@ def _check_inputs(settings: Config, config: pytest.Config) -> None:
     from pytest_memscan.similarity.descriptors.presets import check_descriptor
 
     write_not_run(settings.reports, settings.label, "the run did not get to its end")
-    each = settings.of_concepts() or (settings,)
-    for one in each:
-        _check_checkpoint(one)
+    if not config.option.collectonly:
+        check_descriptor(settings.descriptor, cache_dir=settings.cache_dir)
+    for number, one in enumerate(settings.of_concepts() or (settings,), start=1):
+        try:
+            _check_checkpoint(one)
+            if not config.option.collectonly:
+                _check_train_data(one)
+                _check_prompts(one)
+        except OptionError as error:
+            if not settings.concepts:
+                raise
+            raise OptionError(f"--memscan {settings.label}: concept {number}: {error}") from None
     if config.option.collectonly:
         return
-    check_descriptor(settings.descriptor, cache_dir=settings.cache_dir)
-    for one in each:
-        _check_train_data(one)
-        _check_prompts(one)
     _check_cache_dir(settings.cache_dir)
 
 

@@ -60,6 +60,8 @@ def why_not(name: str, kind: Kind, *, situation: Situation) -> str:
     """Why a check does not apply to a checkpoint of this kind, or ""."""
     if name == "finextract":
         return _why_not_finextract(kind, situation)
+    if name in _ALWAYS:
+        return ""
     if situation.is_set:
         return "it scans one checkpoint, and this is a set of fine-tunes"
     if name in ("prompt_detectors", "extended_side") and kind == "unconditional":

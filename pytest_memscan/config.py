@@ -13,18 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from pytest_memscan.checkpoints.families import Kind
-from pytest_memscan.checkpoints.resolve import (
-    has_builtin_train_data,
-    known_claims,
-    known_form,
-    known_kind,
-)
-from pytest_memscan.checks import Situation, check_measured, checks_of, subjects_of, why_not
+from pytest_memscan.checkpoints.resolve import has_builtin_train_data, known_kind
+from pytest_memscan.checks import Situation, check_measured, checks_of, subjects_of
 from pytest_memscan.concept_sets import Concept, is_set, read_set
+from pytest_memscan.config_base import KnownBase, checkpoint_label, known_base
+from pytest_memscan.config_checks import (
+    check_clustering,
+    check_scans,
+    check_set,
+    check_stopping_rule,
+    check_used,
+)
+from pytest_memscan.config_shown import shown_settings
 from pytest_memscan.config_sources import collect
 from pytest_memscan.data.prompts import PromptSource
 from pytest_memscan.data.sources import DataSource
-from pytest_memscan.errors import OptionError, shown_path
+from pytest_memscan.errors import OptionError
 from pytest_memscan.policy import Threshold, check_can_be_shown, whole_policy
 from pytest_memscan.settings import (
     CLUSTERINGS,
@@ -120,19 +124,23 @@ class Config:
 
     def of_concepts(self) -> tuple[Config, ...]:
         """The settings for each fine-tune of a set."""
-        return tuple(
-            replace(
-                self,
-                model=each.model,
-                kind=known_kind(each.model),
-                base=each.base or self.base,
-                base_origin=self.base_origin if each.base is None else self.label,
-                concepts=(),
-                train_source=each.train_source,
-                prompt_source=each.prompt_source,
-                caption=each.caption,
-            )
-            for each in self.concepts
+        return tuple(self._of(each) for each in self.concepts)
+
+    def _of(self, concept: Concept) -> Config:
+        given = concept.base or self.base
+        origin = self.base_origin if concept.base is None else self.label
+        base = known_base(concept.model, given, origin, is_asked_for=True)
+        return replace(
+            self,
+            model=concept.model,
+            kind=known_kind(concept.model),
+            base=base.spec,
+            base_origin=base.origin,
+            has_base=base.is_known,
+            concepts=(),
+            train_source=concept.train_source,
+            prompt_source=concept.prompt_source,
+            caption=concept.caption,
         )
 
     @property
@@ -164,12 +172,6 @@ class Config:
     def base_label(self) -> str:
         """The base likewise."""
         return "none" if self.base is None else checkpoint_label(self.base)
-
-
-def checkpoint_label(model: str) -> str:
-    """What was typed after ``--memscan``; of an absolute path, only the last part."""
-    path = Path(os.path.expanduser(model))  # Path.expanduser raises for ~nobody
-    return f".../{path.name}" if path.is_absolute() else model
 
 
 def resolve_config(
@@ -208,7 +210,12 @@ def resolve_config(
     scans = take("scans", parse_scans, None)
     concepts = read_set(model) if is_set(model) else ()
     given_base = take("base", parse_base, None)
-    base = _base_of_all(given_base) if concepts else _base(model, given_base, scans)
+    base_origin = sources["base"][1]
+    if concepts:
+        base = KnownBase(spec=given_base, origin=base_origin, is_known=True)
+    else:
+        asked = "finextract" in (scans or ())
+        base = known_base(model, given_base, base_origin, is_asked_for=asked)
     config = Config(
         model=model,
         kind="text-to-image" if concepts else known_kind(model),
@@ -252,163 +259,19 @@ def resolve_config(
     config = replace(
         config, thresholds=whole_policy(config.thresholds, subjects_of(config.situation))
     )
-    _check_set(config)
-    _check_scans(config)
+    check_set(config)
+    check_scans(config)
+    check_clustering(config)
+    check_used(config)
     if config.kind != "unconditional":
         check_stopping_rule(config)
     check_measured(config.thresholds, config.situation)
-    sources |= _shown(config)
+    sources |= shown_settings(config)
     budget = config.budget or Budget(num_images=DEFAULT_IMAGES)
     if config.kind == "unconditional" and budget.num_images is not None:
         for threshold in config.thresholds:
             check_can_be_shown(threshold, num_images=budget.num_images)
     return config
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Base:
-    """The base, as far as it is known before anything is fetched."""
-
-    spec: str | None = None
-    origin: str
-    is_known: bool | None
-
-
-def _base_of_all(given: str | None) -> _Base:
-    """Of the fine-tunes of a set that name no other; one without any is found out later."""
-    return _Base(spec=given, origin="" if given is None else "--memscan-base", is_known=True)
-
-
-def _base(model: str, given: str | None, scans: tuple[str, ...] | None) -> _Base:
-    """As given, else as the files of the checkpoint claim.
-
-    A whole pipeline that names a base is only compared with it where that is asked for: fetching
-    and sampling another model is nothing to do unasked.
-
-    Raises:
-        OptionError: A LoRA or a single file without a base, which nothing can be made of.
-    """
-    if given is not None:
-        return _Base(spec=given, origin="--memscan-base", is_known=True)
-    form = known_form(model)
-    claims = known_claims(model)
-    if form is None or claims is None:
-        return _Base(origin="", is_known=None if known_kind(model) is None else False)
-    needs_it = form != "pipeline"
-    if claims.base is not None and (needs_it or "finextract" in (scans or ())):
-        return _Base(spec=claims.base, origin=claims.base_origin, is_known=True)
-    if needs_it:
-        note = f" ({claims.base_note})" if claims.base_note else ""
-        raise OptionError(
-            f"--memscan {checkpoint_label(model)} is a {form}, and its files do not say which "
-            f"checkpoint it belongs to{note}; pass the one it was trained from with "
-            "--memscan-base MODEL"
-        )
-    return _Base(origin="", is_known=False)
-
-
-def check_stopping_rule(config: Config) -> None:
-    """So few images that memorised prompts would be missed are refused before any is made.
-
-    Raises:
-        OptionError: Names both options.
-    """
-    from pytest_memscan.sequential import StoppingRule
-
-    try:
-        StoppingRule(
-            max_images=config.images_per_prompt,
-            batch=config.batch_size("text-to-image"),
-            copy_rate=config.copy_rate,
-        )
-    except ValueError:
-        raise OptionError(
-            f"--memscan-images-per-prompt {config.images_per_prompt}: so few images (or one batch "
-            f"of {config.batch_size('text-to-image')}) would miss prompts that give one image at "
-            f"a rate of {config.copy_rate:g} too often; raise it, or --memscan-copy-rate"
-        ) from None
-
-
-def _check_set(config: Config) -> None:
-    """What a set says of each fine-tune cannot be said of all of them, nor of some only."""
-    if not config.concepts:
-        return
-    for name in ("train_data", "prompts"):
-        source = config.sources[name][1]
-        if source != "default":
-            raise OptionError(
-                f"{source}: each fine-tune of {config.label} has its own; write {name} under its "
-                "[[concept]] instead"
-            )
-    known = [each.has_train_data for each in config.of_concepts()]
-    if any(known) and not all(known):
-        raise OptionError(
-            f"--memscan {config.label}: concept {known.index(False) + 1} has no training images, "
-            "and others have, so that no limit would hold for all of them; write train_data there, "
-            "or scan it on its own"
-        )
-
-
-def _check_scans(config: Config) -> None:
-    """A scan asked for by name that cannot be done is never passed over."""
-    for name in config.scans or ():
-        if config.kind is not None and (
-            reason := why_not(name, config.kind, situation=config.situation)
-        ):
-            raise OptionError(
-                f"{config.sources['scans'][1]}: {name} cannot scan {config.label}: {reason}"
-            )
-
-
-def _shown(config: Config) -> dict[str, tuple[str, str]]:
-    """Settings whose default depends on the checkpoint, or that hold paths, as reports show them.
-
-    The folder of a person is nobody else's business; reports are shared.
-    """
-    shown = _shown_paths(config)
-    lines = "; ".join(line.expression for line in config.thresholds)
-    shown["fail"] = lines
-    if config.budget is None and "finextract" in config.checks and config.has_base:
-        shown["budget"] = "50 for each training image, of each method,"
-    elif config.budget is None:
-        shown["budget"] = {
-            "unconditional": f"{DEFAULT_IMAGES}img",
-            "text-to-image": "what the sequential rule needs",
-            None: "by kind of checkpoint",
-        }[config.kind]
-    if config.given_batch_size is None:
-        shown["batch_size"] = (
-            "by kind of checkpoint" if config.kind is None else str(config.batch_size(config.kind))
-        )
-    if config.scans is None:
-        shown["scans"] = "every one that applies"
-    if config.guidance_scale is None:
-        shown["guidance_scale"] = "the pipeline's own"
-    if not config.model_guidance:
-        shown["model_guidance"] = "the authors' for the kind of fine-tune"
-    sources = {name: config.sources[name][1] for name in shown}
-    return {name: (text, sources[name]) for name, text in shown.items()}
-
-
-def _shown_paths(config: Config) -> dict[str, str]:
-    """Settings that hold paths, as a report may show them."""
-    shown = {
-        "cache_dir": "(hidden)",
-        "report": "; ".join(f"{kind}:{shown_path(path)}" for kind, path in config.reports),
-    }
-    if os.path.isabs(config.descriptor):
-        shown["descriptor"] = shown_path(Path(config.descriptor))
-    shown["base"] = "None"
-    if config.base is not None:
-        shown["base"] = f"{config.base_label} ({config.base_origin})"
-    for name, source in (
-        ("train_data", config.train_source),
-        ("holdout", config.holdout_source),
-        ("prompts", config.prompt_source),
-        ("canaries", config.canary_source),
-    ):
-        shown[name] = "None" if source is None else source.label
-    return shown
 
 
 def json_report_path(

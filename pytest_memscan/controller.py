@@ -214,7 +214,7 @@ def write_not_run(reports: Sequence[tuple[str, Path]], checkpoint: str, reason: 
 
 def _name(settings: Config, checks: Iterable[CheckOutcome]) -> str:
     """The checkpoint as people name it, with its commit once that is known."""
-    for check in checks:
+    for check in () if settings.concepts else checks:  # a set is named after its file
         for scan in (check.scan, check.prompt_scan, check.repeats, check.finetunes):
             if scan is not None:
                 return scan.provenance["checkpoint"]

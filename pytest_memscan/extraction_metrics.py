@@ -193,7 +193,7 @@ def _cosines(values: ArrayLike) -> Floats:
 def _bounded_mean(values: Floats, *, confidence: float) -> Estimate:
     """Mean of numbers in [0, 1], or in [-1, 1] if one is negative, with Gaffke's bounds."""
     lowest = 0.0 if values.min() >= 0 else -1.0
-    lower = -_upper_bound(-values, -lowest, confidence)
+    lower = 0.0 - _upper_bound(-values, -lowest, confidence)  # of zeros 0, and not -0
     upper = _upper_bound(values, 1.0, confidence)
     mean = float(values.mean())
     return Estimate(

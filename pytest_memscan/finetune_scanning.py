@@ -28,18 +28,20 @@ from pytest_memscan.guidance.model import CALLS_PER_STEP, ModelGuidance, model_g
 from pytest_memscan.guidance.pair import ModelPair
 from pytest_memscan.inputs import Inputs
 from pytest_memscan.results import FinetuneScan
-from pytest_memscan.scans.finetune_sets import combined
-from pytest_memscan.scans.finextract import (
+from pytest_memscan.scans.finetune_plan import (
     DEFAULT_TRAIN_IMAGES,
     IMAGES_PER_TRAIN_IMAGE,
     MOST_IMAGES,
     RATE,
     Method,
+    Scanned,
     Stopping,
     Target,
-    finextract,
+    images_to_show,
 )
-from pytest_memscan.store import ImageStore, canonical_hash
+from pytest_memscan.scans.finetune_sets import combined
+from pytest_memscan.scans.finextract import finextract
+from pytest_memscan.store import ImageStore, canonical_hash, exclusive
 
 WITH_CAPTION = "w'"  # as the paper names the scale
 CFG_SCALE = 3.0  # of the baseline, as the authors'
@@ -83,7 +85,7 @@ class FinetuneScanner:
         """What images are asked for with."""
         return captions_of(self.inputs)
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """Where the images of all its methods are kept."""
         return self.cache_dir / "finetunes" / canonical_hash(self._recipe(self._ways[0]).spec)
@@ -252,7 +254,9 @@ class FinetuneScanner:
         num_train = self._num_train
         if config.budget is None:
             wanted = IMAGES_PER_TRAIN_IMAGE * (num_train or DEFAULT_TRAIN_IMAGES)
-            return max(round_of_all, math.ceil(min(wanted, MOST_IMAGES) / batch) * batch)
+            least = images_to_show(self._rate, num_train or 1)
+            wanted = max(min(wanted, MOST_IMAGES), least)
+            return max(round_of_all, math.ceil(wanted / batch) * batch)
         guided = next(each for each in methods if each.name == "finextract")
         way = next(each for each in self._ways if each.name == "finextract")
         allowed = self._recipe(way).images_of(config.budget, guided.sampler.store)
@@ -260,11 +264,11 @@ class FinetuneScanner:
             # Measured for model guidance alone; the others make as many images.
             everything = sum(each.calls_per_image for each in methods if each.name != "base")
             allowed = allowed * guided.calls_per_image // everything
-        if allowed < max(num_train or 1, round_of_all):
+        if allowed < (needed := max(num_train or 1, round_of_all)):
             raise OptionError(
-                f"--memscan-budget: {allowed} images of each method are too few: there are "
-                f"{num_train or 'no known'} training images and {len(captions)} captions, each for "
-                f"batches of {batch}; at least {max(num_train or 1, round_of_all)} are needed"
+                f"--memscan-budget: {allowed} images of each method are too few; at least {needed} "
+                f"are needed, one for each training image ({num_train or 'none known'}) and a "
+                f"batch of {batch} for each caption ({len(captions)})"
             )
         return allowed
 
@@ -292,11 +296,17 @@ class FinetuneScanner:
         config = self.inputs.config
         lines = [line for line in config.thresholds if line.subject == "finetunes"]
         early = config.budget is None and config.has_train_data and lines
-        if not early or any(line.metric != "copied_images" for line in lines):
-            return Stopping(planned=planned, limit=None)
-        most = min(math.ceil(each.limit) - (each.operator == "<") for each in lines)
+        limit = None
+        if early and all(line.metric == "copied_images" for line in lines):
+            limit = min(math.ceil(each.limit) - (each.operator == "<") for each in lines)
+        return Stopping(planned=planned, limit=limit, rate=self._rate)
+
+    @property
+    def _rate(self) -> float:
+        """How often an image may come up that is missed; prompts have another default."""
+        config = self.inputs.config
         is_given = config.sources["copy_rate"][1] != "default"
-        return Stopping(planned=planned, limit=most, rate=config.copy_rate if is_given else RATE)
+        return config.copy_rate if is_given else RATE
 
 
 def _way(
@@ -329,9 +339,21 @@ def _with_ddim(pipeline: Pipeline) -> Any:
 
 
 def scan_finetunes(
-    scanners: Sequence[FinetuneScanner], folder: Path, *, report: ProgressCallback
+    scanners: Sequence[FinetuneScanner],
+    folder: Path,
+    *,
+    label: str,
+    session_id: str,
+    report: ProgressCallback,
 ) -> FinetuneScan:
     """Scan every fine-tune, one after the other, and keep the pictures that a report shows.
+
+    Args:
+        scanners: One for each; the folder of the first is held by this session already.
+        folder: Where the pictures go.
+        label: What is scanned, as people name it, where it is more than one.
+        session_id: Of this run, for the folders of the others.
+        report: Told how many images there are.
 
     Raises:
         MemscanError: It cannot be done.
@@ -339,10 +361,16 @@ def scan_finetunes(
     from pytest_memscan.reports.pairs import save_finetunes
     from pytest_memscan.similarity.described import measure_of
 
+    scanned: list[Scanned] = []
+    records: list[dict[str, str]] = []
+    held = {scanners[0].folder}
     with ExitStack() as stores:
-        scanned = []
         for scanner in scanners:
+            if scanner.folder not in held:
+                stores.enter_context(exclusive(scanner.folder, session=session_id))
+                held.add(scanner.folder)
             scanned.append(finextract(scanner.target(report, stores)))
+            records.append(scanner.provenance())
             if scanner.inputs.config.has_train_data:
                 scanner.inputs.require_unchanged()
             scanner.forget_models()
@@ -351,7 +379,7 @@ def scan_finetunes(
             scanned,
             measure=measure_of(descriptor),
             descriptor=descriptor.name,
-            provenance=scanners[0].provenance(),
+            provenance=_of_all(records, label),
         )
         save_finetunes(
             folder,
@@ -360,3 +388,21 @@ def scan_finetunes(
             lambda concept: scanners[concept].train_pixels,
         )
     return scan
+
+
+def _of_all(records: Sequence[dict[str, str]], label: str) -> dict[str, str]:
+    """Provenance of a set: what all have in common, and the rest of each."""
+    if len(records) == 1:
+        return records[0]
+    shared = {
+        key: value
+        for key, value in records[0].items()
+        if all(record.get(key) == value for record in records)
+    }
+    own = {
+        f"concept {number}: {key}": value
+        for number, record in enumerate(records, start=1)
+        for key, value in record.items()
+        if key not in shared
+    }
+    return {"checkpoint": label, **shared, **own}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_memscan.checkpoints.integrity import verify_checkpoint
-from pytest_memscan.checkpoints.resolve import BASE, ResolvedCheckpoint, resolve
+from pytest_memscan.checkpoints.resolve import BASE, FORM_TEXTS, ResolvedCheckpoint, resolve
 from pytest_memscan.checks import Situation
 from pytest_memscan.config import Config
 from pytest_memscan.data.sources import DataSource
@@ -84,8 +84,8 @@ class Inputs:
             if self.checkpoint.form == "pipeline":
                 return None
             raise CheckpointError(
-                f"{self.checkpoint.label} is a {self.checkpoint.form}, and its files do not say "
-                "which checkpoint it belongs to; pass the one it was trained from with "
+                f"{self.checkpoint.label} is a {FORM_TEXTS[self.checkpoint.form]}, and its files "
+                "do not say which checkpoint it belongs to; pass the one it was trained from with "
                 "--memscan-base MODEL"
             )
         base = resolve(spec, offline=self.config.offline, option=BASE)

@@ -111,6 +111,8 @@ class Session:
         if name == "integrity":
             for inputs in self._of_concepts:
                 inputs.pipeline(self.config.dtype)
+                if self.config.concepts:  # the models of a whole set need not fit into memory
+                    inputs.forget_models()
             return judge_integrity(joined([inputs.integrity for inputs in self._of_concepts]))
         if name == "status":
             others = [self.check(other) for other in self.config.checks if other != name]
@@ -309,7 +311,11 @@ class Session:
 
         with self.progress("finextract: generating") as report:
             return scan_finetunes(
-                self._finetune_scanners, self.work_dir / "finetunes", report=report
+                self._finetune_scanners,
+                self.work_dir / "finetunes",
+                label=self.config.label,
+                session_id=self.session_id,
+                report=report,
             )
 
     def _find_duplicates(self) -> Duplicates:

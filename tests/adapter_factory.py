@@ -17,6 +17,11 @@ Layers = dict[tuple[str, str], tuple[Array, Array]]
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
+_SUFFIXES = {
+    ".lora.down.weight": ".lora.up.weight",
+    ".lora_linear_layer.down.weight": ".lora_linear_layer.up.weight",
+    ".lora_A.weight": ".lora_B.weight",
+}
 KOHYA_PREFIXES = {
     "unet": "lora_unet_",
     "text_encoder": "lora_te_text_model_",
@@ -28,12 +33,12 @@ def layers_of_fixture() -> Layers:
     tensors = load_file(FIXTURES / "leaky-t2i-lora" / DIFFUSERS_WEIGHTS)
     found: Layers = {}
     for key in tensors:
-        name, is_down, _ = key.partition(".down.weight")
-        if is_down:
-            part, _, module = name.partition(".")
-            module = module.removesuffix(".lora").removesuffix(".lora_linear_layer")
-            pair = (tensors[key], tensors[key.replace(".down.", ".up.")])
-            found[part, module] = (pair[0].astype(np.float32), pair[1].astype(np.float32))
+        for suffix, other in _SUFFIXES.items():
+            if key.endswith(suffix):
+                name = key.removesuffix(suffix)
+                part, _, module = name.partition(".")
+                pair = (tensors[key], tensors[name + other])
+                found[part, module] = (pair[0].astype(np.float32), pair[1].astype(np.float32))
     return found
 
 

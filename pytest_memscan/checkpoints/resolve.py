@@ -35,6 +35,7 @@ _WHAT_IT_CAN_BE = (
 )
 MODEL, BASE = "--memscan", "--memscan-base"  # the options that name a checkpoint
 Form = Literal["pipeline", "lora", "single file"]  # how its weights are stored
+FORM_TEXTS: dict[Form, str] = {"pipeline": "pipeline", "lora": "LoRA", "single file": "single file"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +210,7 @@ def _kind(path: Path, form: Form) -> Kind:
 
 
 def _needs_pipeline(form: Form) -> str:
-    return f"this is a {form}; a base has to be a whole diffusers pipeline"
+    return f"this is a {FORM_TEXTS[form]}; a base has to be a whole diffusers pipeline"
 
 
 def _local_path(spec: str, option: str) -> Path:

@@ -8,6 +8,7 @@ from pytest_memscan.gate.images import judge_invalid, judge_train_images
 from pytest_memscan.gate.prompts import judge_unusable
 from pytest_memscan.gate.verdicts import judge_estimate, worst
 from pytest_memscan.policy import Threshold
+from pytest_memscan.reports.text import percent
 from pytest_memscan.results import CheckOutcome, ConceptScan, FinetuneScan, Verdict
 
 _NOTHING_REPEATS = (
@@ -15,6 +16,11 @@ _NOTHING_REPEATS = (
     "image; pass --memscan-train-data, or say --memscan-fail "
     '"extraction_candidates <= 0" if this is all that is asked for'
 )
+_MORE_IMAGES = (
+    "leave --memscan-budget out, raise it, or say with --memscan-copy-rate that a higher rate is "
+    "all that is asked for"
+)
+_WHICH_BASE = "pass the checkpoint that it was fine-tuned from with --memscan-base"
 _WHICH_CAPTIONS = (
     "pass those it was trained with in a file with --memscan-prompts, or say --memscan-prompts "
     "builtin:none if there were none"
@@ -41,7 +47,6 @@ def judge_finetunes(scan: FinetuneScan, thresholds: Sequence[Threshold]) -> Chec
         for control in concept.controls
         if not control.passed
     ]
-    written = any(line.subject == "candidates" and not line.is_default for line in lines)
     if missed:
         concept, control = missed[0]
         verdict = Verdict.ERROR
@@ -51,15 +56,8 @@ def judge_finetunes(scan: FinetuneScan, thresholds: Sequence[Threshold]) -> Chec
             "different real images (--memscan-train-data, --memscan-holdout) make the comparison "
             "sharper, and another --memscan-descriptor may see more"
         )
-    elif verdict is Verdict.PASS and (unsure := [c for c in scan.concepts if c.captions_note]):
-        verdict = Verdict.INCONCLUSIVE
-        concept = unsure[0]
-        sentence = (
-            f"{sentence}; {_of(concept, scan)}captions: {concept.captions} "
-            f"({concept.captions_origin}), {concept.captions_note}; {_WHICH_CAPTIONS}"
-        )
-    elif verdict is Verdict.PASS and "extraction_candidates" in scan.metrics and not written:
-        verdict, sentence = Verdict.INCONCLUSIVE, f"{sentence}; {_NOTHING_REPEATS}"
+    elif verdict is Verdict.PASS and (doubt := _doubt(scan, lines)):
+        verdict, sentence = Verdict.INCONCLUSIVE, f"{sentence}; {doubt}"
     return CheckOutcome(
         name="finextract",
         verdict=verdict,
@@ -67,6 +65,28 @@ def judge_finetunes(scan: FinetuneScan, thresholds: Sequence[Threshold]) -> Chec
         thresholds=outcomes,
         finetunes=scan,
     )
+
+
+def _doubt(scan: FinetuneScan, lines: Sequence[Threshold]) -> str:
+    """Why numbers within their limits show nothing, or ""."""
+    for concept in scan.concepts:
+        if concept.fit.warning:
+            return f"{_of(concept, scan)}{concept.fit.warning}; {_WHICH_BASE}"
+    for concept in scan.concepts:
+        if concept.shown_rate > concept.wanted_rate:
+            return (
+                f"{_of(concept, scan)}{concept.num_images} images only show that none comes up in "
+                f"{percent(concept.shown_rate)} of them or more, and {percent(concept.wanted_rate)}"
+                f" was to be shown; {_MORE_IMAGES}"
+            )
+    for concept in scan.concepts:
+        if concept.captions_note:
+            return (
+                f"{_of(concept, scan)}captions: {concept.captions} ({concept.captions_origin}), "
+                f"{concept.captions_note}; {_WHICH_CAPTIONS}"
+            )
+    written = any(line.subject == "candidates" and not line.is_default for line in lines)
+    return "" if written or "extraction_candidates" not in scan.metrics else _NOTHING_REPEATS
 
 
 def judge_finetune_coverage(scan: FinetuneScan) -> Iterator[tuple[Verdict, str]]:

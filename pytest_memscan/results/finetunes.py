@@ -104,6 +104,7 @@ class ConceptScan:
     cut: float  # similarity above which an image is a copy, or the images of a group are
     cut_sentence: str  # where the cut comes from
     shown_rate: float  # an image made at least this often would have come up, at 95 % confidence
+    wanted_rate: float  # the rate that has to be shown before "none" is believed
     controls: tuple[Control, ...]
     images: Coverage
     denoiser_calls: int

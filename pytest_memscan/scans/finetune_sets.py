@@ -14,7 +14,7 @@ from pytest_memscan.results import (
     Measure,
     MethodScores,
 )
-from pytest_memscan.scans.finextract import Scanned
+from pytest_memscan.scans.finetune_plan import Scanned
 
 TITLE = "FineXtract (arXiv:2410.03039)"
 PUBLISHED = "sscd-large-crop224"  # the descriptor of the published numbers
@@ -56,7 +56,7 @@ def combined(
         metrics=_metrics(scanned, average),
         denoiser_calls=sum(concept.denoiser_calls for concept in concepts),
         provenance=dict(provenance),
-        notes=tuple(_notes(scanned, descriptor)),
+        notes=tuple(_notes(scanned, average, descriptor)),
     )
 
 
@@ -81,9 +81,7 @@ def _metrics(scanned: Sequence[Scanned], average: Sequence[MethodScores]) -> dic
     metrics: dict[str, Estimate] = {}
     guided = [each for each in average if each.method == "finextract"]
     if guided:
-        best = max(
-            guided, key=lambda each: (each.num_copied_extracted, each.average_similarity.value)
-        )
+        best = max(guided, key=_rank)
         metrics |= {
             "copied_images": _count(sum(each.num_copied or 0 for each in concepts)),
             "extracted_images": _count(sum(_num_extracted(each) for each in concepts)),
@@ -107,20 +105,28 @@ def _count(number: int) -> Estimate:
     return Estimate(value=number, lower=number, upper=number)
 
 
-def _notes(scanned: Sequence[Scanned], descriptor: str) -> Iterator[str]:
+def _notes(
+    scanned: Sequence[Scanned], average: Sequence[MethodScores], descriptor: str
+) -> Iterator[str]:
     if descriptor != PUBLISHED:
         yield (
             f"similarities are those of {descriptor}; the published numbers belong to {PUBLISHED} "
             "and cannot be compared with these"
         )
-    compared = [each.best for each in scanned if ("cfg", 0) in each.best]
-    guided = ("finextract", 0)
-    if compared and all(guided in each for each in compared):
-        gain = paired_difference(
-            [each[guided] for each in compared], [each["cfg", 0] for each in compared]
-        )
-        over = "concepts" if len(compared) > 1 else "training images"
-        yield (
-            f"AS of FineXtract minus CFG: {gain.value:+.3f} [{gain.lower:+.3f}, {gain.upper:+.3f}] "
-            f"over {gain.num_trials} {over}"
-        )
+    guided = [each for each in average if each.method == "finextract"]
+    if not guided or ("cfg", 0) not in scanned[0].best:
+        return
+    shown = max(guided, key=_rank)
+    key = ("finextract", guided.index(shown))
+    pairs = [(each.best[key], each.best["cfg", 0]) for each in scanned if ("cfg", 0) in each.best]
+    gain = paired_difference([ours for ours, _ in pairs], [theirs for _, theirs in pairs])
+    over = "concepts" if len(pairs) > 1 else "training images"
+    yield (
+        f"AS of FineXtract ({shown.settings}) minus CFG: {gain.value:+.3f} "
+        f"[{gain.lower:+.3f}, {gain.upper:+.3f}] over {gain.num_trials} {over}"
+    )
+
+
+def _rank(scores: MethodScores) -> tuple[int, float]:
+    """Of several settings of model guidance the one that extracts most counts."""
+    return scores.num_copied_extracted, scores.average_similarity.value

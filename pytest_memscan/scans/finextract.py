@@ -12,9 +12,8 @@ many images as it did. Memory: descriptors of all images, pixels of one block.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_memscan.clustering import Extraction, extract
+from pytest_memscan.errors import CheckpointError
 from pytest_memscan.extraction_metrics import STRICT, best_matches, over_train_images
 from pytest_memscan.results import (
     Clustering,
@@ -29,150 +29,15 @@ from pytest_memscan.results import (
     Control,
     Coverage,
     ExtractedImage,
-    Fit,
     MethodScores,
-    PromptCoverage,
     TrainMatch,
 )
-from pytest_memscan.sampler import Sampler
 from pytest_memscan.scans.controls import run_controls
-from pytest_memscan.similarity.described import DescriptorReference
+from pytest_memscan.scans.finetune_plan import Method, Scanned, Target, Vectors, shown_rate
 
-IMAGES_PER_TRAIN_IMAGE = 50  # as the authors: 500 for 10
-DEFAULT_TRAIN_IMAGES = 10  # what an attacker assumes who knows none
-MOST_IMAGES = 2_000  # of each method, unless a budget says more
-RATE = 0.02  # an image that is made this often must be found
-ALPHA = 0.05  # share of scans in which it is not
-NUM_LOOKS = 5
 BASE_IMAGES = 100  # of the base alone, which the threshold is taken from
 BLOCK = 200  # images described together
 ROUNDING = 1e-6  # of a cosine
-Vectors = NDArray[np.float32]
-Report = Callable[[str, int], None]  # what is being made, and images made in all
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """One way of generating.
-
-    Attributes:
-        name: "direct", "cfg", "finextract" or "base".
-        settings: For people.
-        sampler: Makes and keeps its images.
-        calls_per_image: Single-sample forwards, of either denoiser.
-    """
-
-    name: str
-    settings: str
-    sampler: Sampler
-    calls_per_image: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stopping:
-    """When model guidance stops.
-
-    Attributes:
-        planned: Images, if it does not stop before.
-        limit: Copied training images that the policy allows; None to make all that are planned.
-        rate: An image that is made at least this often must be found before "none" is believed.
-    """
-
-    planned: int
-    limit: int | None
-    rate: float = RATE
-
-    def looks(self) -> list[int]:
-        """Numbers of images after which it may stop, the last one being all of them."""
-        if self.limit is None:
-            return [self.planned]
-        return sorted({math.ceil(self.planned * look / NUM_LOOKS) for look in range(1, 6)})
-
-    def why(self, num_images: int, num_copied: int, num_train: int) -> str:
-        """Why enough is known after so many images, or ""."""
-        if self.limit is None or num_images >= self.planned:
-            return ""
-        if num_copied > self.limit:
-            return (
-                f"{num_copied} training images are copied already, more than the limit of "
-                f"{self.limit}"
-            )
-        if not num_copied and shown_rate(num_images, num_train) <= self.rate:
-            return (
-                f"none is copied, and one that comes up in {100 * self.rate:g} % of the images "
-                "would have been seen"
-            )
-        return ""
-
-
-def shown_rate(num_images: int, num_train: int) -> float:
-    """Rate at which each of some training images would have come up at least once.
-
-    All of them together with 95 % (Bonferroni): ``(1 - rate) ** num_images = 0.05 / num_train``.
-
-    Example:
-        >>> round(shown_rate(500, 10), 4)
-        0.0105
-    """
-    if num_images < 1:
-        return 1.0
-    return 1.0 - float((ALPHA / max(1, num_train)) ** (1.0 / num_images))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """One fine-tune, and everything it is scanned with.
-
-    Attributes:
-        name: As people name it.
-        fit: How it belongs to its base.
-        captions: Which captions are used, where they come from, and why they may be the wrong
-            ones, for people.
-        guided: Model guidance, with one setting or several.
-        baselines: Direct, and with classifier-free guidance where that is possible.
-        base: The base alone, with the same captions.
-        order: Rows of the plan in the order in which they are made, so that any number of images
-            has every caption equally often.
-        describe: ``(num_images, height, width, channels)`` uint8 -> unit vectors.
-        reference: Training images; None where there are none to compare with.
-        high_level: Similarity of the descriptor's high level, where it has one.
-        holdout: Images of the same kind that were not trained on.
-        source: What is known of the training images.
-        stopping: When enough is known.
-        rule: How the extracted set is chosen.
-        prompts: What became of a list of captions.
-        report: Told what is being made.
-    """
-
-    name: str
-    fit: Fit
-    captions: tuple[str, str, str]
-    guided: tuple[Method, ...]
-    baselines: tuple[Method, ...]
-    base: Method
-    order: Sequence[int]
-    describe: Callable[[NDArray[np.uint8]], Vectors]
-    reference: DescriptorReference | None
-    high_level: float | None
-    holdout: NDArray[np.uint8] | None
-    source: Coverage | None
-    stopping: Stopping
-    rule: str = "plateau"
-    prompts: PromptCoverage | None = None
-    report: Report = field(default=lambda *_: None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scanned:
-    """One fine-tune's result, and what a comparison of several needs besides.
-
-    ``best`` is by method and setting the best match of each training image in the extracted set;
-    ``sampler`` has the images that `concept` shows.
-    """
-
-    concept: ConceptScan
-    sampler: Sampler
-    best: dict[tuple[str, int], NDArray[np.float64]]
 
 
 @dataclass(kw_only=True)
@@ -289,6 +154,7 @@ class _Attack:
             cut=self.cut[0],
             cut_sentence=self.cut[1],
             shown_rate=shown_rate(len(shown.images.ids), num_train or 1),
+            wanted_rate=self.target.stopping.rate,
             controls=tuple(self._controls()),
             images=self._coverage(),
             denoiser_calls=sum(each.asked * each.method.calls_per_image for each in self.images),
@@ -333,6 +199,8 @@ class _Attack:
         return set(self.train.ids[best > self.train.cut].tolist())
 
     def _scored(self, images: _Images) -> _Scored:
+        if not images.ids:
+            raise CheckpointError(_nothing_valid(images))
         vectors = images.vectors
         known = self.guided.index(images) if images in self.guided else 0
         extraction = extract(
@@ -343,7 +211,11 @@ class _Attack:
         )
         key = (images.method.name, known)
         if self.train is None:
-            return _Scored(key=key, images=images, extraction=extraction)
+            candidates = sum(
+                self._is_candidate(vectors[list(members)], extraction.minimum_support)
+                for members in extraction.members
+            )
+            return _Scored(key=key, images=images, extraction=extraction, num_candidates=candidates)
         similarity = self.train.similarity(vectors)
         of_extracted = similarity[:, list(extraction.representatives)]
         extracted_best, _ = best_matches(of_extracted)
@@ -374,8 +246,13 @@ class _Attack:
             copied=set(self.train.ids[best > self.train.cut].tolist()),
         )
 
+    def _is_candidate(self, group: Vectors, minimum_support: int) -> bool:
+        """Whether a group is evidence on its own: enough images that copy one of them."""
+        copies = (group @ group.T > self.cut[0]).sum(axis=1)
+        return len(group) >= minimum_support and int(copies.max()) >= minimum_support
+
     def _extracted(self, shown: _Scored) -> Iterator[ExtractedImage]:
-        found = shown.extraction
+        found, vectors = shown.extraction, shown.images.vectors
         for place, members, alike in zip(
             found.representatives, found.members, found.mean_similarities, strict=True
         ):
@@ -383,8 +260,8 @@ class _Attack:
                 sample_id=shown.images.ids[place],
                 support=len(members),
                 mean_similarity=alike,
-                is_supported=(supported := len(members) >= found.minimum_support),
-                is_candidate=supported and (alike or 0.0) > self.cut[0],
+                is_supported=len(members) >= found.minimum_support,
+                is_candidate=self._is_candidate(vectors[list(members)], found.minimum_support),
             )
             if self.train is not None and shown.similarity is not None:
                 column = shown.similarity[:, place]
@@ -460,13 +337,23 @@ class _Scored:
     similarity: NDArray[np.float32] | None = None
     best: NDArray[np.float64] | None = None
     copied: set[int] = field(default_factory=set)
+    num_candidates: int = 0  # where there is nothing to compare with
 
     @property
     def rank(self) -> tuple[float, float]:
         """Of several settings the one that extracts most is shown."""
         if self.scores is None:
-            return float(self.extraction.num_supported), 0.0  # only sizes are known
+            return float(self.num_candidates), float(self.extraction.num_supported)
         return float(self.scores.num_copied_extracted), self.scores.average_similarity.value
+
+
+def _nothing_valid(images: _Images) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in images.invalid.items())
+    method = images.method
+    return (
+        f"none of the {images.asked} images of {method.name} ({method.settings}) can be judged "
+        f"({reasons}); try --memscan-dtype float32, or other scales with --memscan-model-guidance"
+    )
 
 
 def _clustering(found: Extraction, num_wanted: int | None) -> Clustering:

@@ -92,8 +92,11 @@ def test_scans_asked_for_by_name_are_the_only_ones() -> None:
 
 
 def test_a_check_that_a_run_of_its_kind_has_applies_and_others_say_why_not() -> None:
-    for kind, has_train_data in product(KINDS, (True, False)):
-        situation = Situation(kind=kind, has_train_data=has_train_data)
+    known = (True, False)
+    for kind, has_train_data, has_base, is_set in product(KINDS, known, known, known):
+        situation = Situation(
+            kind=kind, has_train_data=has_train_data, has_base=has_base, is_set=is_set
+        )
         checks = checks_of(situation)
         for name in CHECKS:
             reason = why_not(name, kind, situation=situation)
@@ -180,3 +183,82 @@ def test_a_line_on_a_scan_that_was_not_asked_for_says_what_would_do() -> None:
         check_measured(
             [line], Situation(kind="text-to-image", has_train_data=False, scans=("extended_side",))
         )
+
+
+# --- fine-tunes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_train_data", [True, False])
+def test_a_fine_tune_whose_base_is_known_is_attacked_with_it_and_nothing_else(
+    has_train_data: bool,
+) -> None:
+    run = Situation(kind="text-to-image", has_base=True, has_train_data=has_train_data)
+    duplicates = ("duplicates",) if has_train_data else ()
+    assert checks_of(run) == ("integrity", *duplicates, "finextract", "status")
+    subjects = {"duplicates", "finetunes"} if has_train_data else {"candidates"}
+    assert subjects_of(run) == subjects
+
+
+def test_scans_of_prompts_run_beside_it_when_they_are_asked_for_by_name() -> None:
+    run = Situation(kind="text-to-image", has_base=True, has_train_data=False)
+    assert checks_of(replace(run, scans=("finextract", "carlini"))) == (
+        "integrity",
+        "finextract",
+        "carlini",
+        "status",
+    )
+    assert checks_of(replace(run, scans=("prompt_detectors",))) == (
+        "integrity",
+        "prompt_detectors",
+        "status",
+    )
+    assert subjects_of(replace(run, scans=("finextract", "extended_side"))) == {
+        "candidates",
+        "keys",
+    }
+    reason = why_not("carlini", "text-to-image", situation=run)
+    assert "--memscan-scans finextract,carlini runs both" in reason
+
+
+def test_without_a_base_it_says_what_to_pass_and_unconditional_ones_have_no_use_for_it() -> None:
+    run = Situation(kind="text-to-image", has_base=False, has_train_data=True)
+    assert "--memscan-base" in why_not("finextract", "text-to-image", situation=run)
+    assert checks_of(replace(run, scans=("finextract",))) == ("integrity", "duplicates", "status")
+    known = replace(run, kind="unconditional", has_base=True)
+    assert "unconditional" in why_not("finextract", "unconditional", situation=known)
+    assert "finextract" not in checks_of(known)
+
+
+def test_what_may_turn_out_to_be_a_fine_tune_has_the_checks_of_both() -> None:
+    unknown = Situation(kind=None, has_base=None, has_train_data=False)
+    checks = set(checks_of(unknown))
+    either = [
+        set(checks_of(unknown.settled(kind, has_base=has_base)))
+        for kind, has_base in product(KINDS, (True, False))
+    ]
+    assert checks == set().union(*either)
+    # Once it is here, what does not apply says so and the rest runs.
+    settled = unknown.settled("text-to-image", has_base=True)
+    assert {name for name in checks if why_not(name, "text-to-image", situation=settled)} == {
+        "repeats",
+        "prompt_detectors",
+        "carlini",
+        "extended_side",
+    }
+    assert subjects_of(unknown) >= {"candidates", "prompts", "repeats"}
+
+
+def test_a_set_is_attacked_and_nothing_else_even_by_name() -> None:
+    run = Situation(kind="text-to-image", has_base=True, has_train_data=True, is_set=True)
+    assert checks_of(run) == ("integrity", "finextract", "status")
+    assert checks_of(replace(run, scans=("carlini",))) == ("integrity", "status")
+    for name in ("carlini", "duplicates", "prompt_detectors"):
+        assert "a set of fine-tunes" in why_not(name, "text-to-image", situation=run)
+
+
+def test_lines_on_fine_tunes_need_training_images_or_candidates() -> None:
+    run = Situation(kind="text-to-image", has_base=True, has_train_data=False)
+    check_measured([parse_threshold("extraction_candidates <= 0")], run)
+    with pytest.raises(OptionError, match="pass --memscan-train-data, or write a limit on"):
+        check_measured([parse_threshold("copied_images <= 0")], run)
+    check_measured([parse_threshold("esr_strict <= 0.1")], replace(run, has_train_data=True))

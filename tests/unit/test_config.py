@@ -73,7 +73,7 @@ def test_relative_paths_start_where_they_were_written(resolve: Resolve) -> None:
 @pytest.mark.parametrize(
     ("toml", "complaint"),
     [
-        ("failed = 3", "unknown key 'failed'; known keys are train_data, holdout, prompts"),
+        ("failed = 3", "unknown key 'failed'; known keys are base, train_data, holdout"),
         ("seed = true", "seed: expected a whole number, got True"),
         ("steps = false", "steps: expected a whole number, got False"),
         ("batch_size = true", "batch_size: expected a whole number"),
@@ -87,7 +87,7 @@ def test_relative_paths_start_where_they_were_written(resolve: Resolve) -> None:
         ("fail = 'x'", "'x' is not a threshold"),
         ("fail = [1]", "'1' is not a threshold"),
         ("fail = {extracted = 0}", "a text or a list of texts"),
-        ("scans = []", "available: carlini"),
+        ("scans = []", "available: finextract, carlini"),
         ("device = 0", "0 is not one of auto, cpu"),
         ("dtype = ['float32']", "is not one of float32"),
         ("images = true", "True is not one of none"),
@@ -170,7 +170,7 @@ def test_a_limit_that_the_budget_cannot_show_is_refused_with_both_remedies(
         ({"device": "mps"}, "--memscan-device"),
         ({"dtype": "fp16"}, "--memscan-dtype: 'fp16' is not one of float32, bfloat16, float16"),
         ({"images": "all"}, "--memscan-images: 'all' is not one of none, blurred, clear"),
-        ({"scans": "carlini,side"}, "--memscan-scans: there is no scan 'side'; available: carlini"),
+        ({"scans": "carlini,side"}, "--memscan-scans: there is no scan 'side'; available: "),
         ({"scans": ""}, "--memscan-scans: there is no scan ''"),
         ({"seed": "x"}, "--memscan-seed: expected a whole number, got 'x'"),
         ({"seed": str(2**32)}, "--memscan-seed"),

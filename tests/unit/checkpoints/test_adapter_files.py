@@ -15,6 +15,7 @@ from adapter_factory import (
     DIFFUSERS_WEIGHTS,
     FIXTURES,
     Layers,
+    layers_of_fixture,
     write_diffusers,
     write_kohya,
     write_old_diffusers,
@@ -71,7 +72,8 @@ def test_the_fixture_is_described() -> None:
     assert adapter.files == {DIFFUSERS_WEIGHTS: digest}
     assert adapter.num_tensors == len(tensors)
     assert adapter.num_parameters == sum(each.size for each in tensors.values())
-    assert adapter.description == "diffusers layout, rank 8, unet and text_encoder"
+    rank = len(next(iter(layers_of_fixture().values()))[0])
+    assert adapter.description == f"diffusers layout, rank {rank}, unet and text_encoder"
     assert adapter.parts == ("unet", "text_encoder")
     assert "builtin:clean-t2i" in adapter.metadata["lora_adapter_metadata"]
     assert adapter.scalings["unet"].scale_of("any.layer") == 1.0

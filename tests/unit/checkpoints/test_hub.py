@@ -33,7 +33,8 @@ def test_only_the_files_that_are_loaded_are_fetched_and_by_commit(hub: Hub) -> N
     assert found["commit"] == commit
     assert found["label"] == f"org/name@{commit[:7]}"
     assert hub.server.fetched() == sorted([*hub.files, "README.md"])  # the card names a base
-    assert files_of(Path(found["folder"])) == hub.files
+    card = {"README.md": extra["README.md"]}
+    assert files_of(Path(found["folder"])) == {**hub.files, **card}
     downloads = [r.path for r in hub.server.requests if "/resolve/" in r.path]
     assert all(path.split("/")[4] == commit for path in downloads)
 
@@ -145,9 +146,9 @@ def test_a_repository_with_only_pickles_costs_one_small_download(hub: Hub) -> No
 
 
 def test_a_repository_without_model_index_is_refused_before_anything_is_fetched(hub: Hub) -> None:
-    hub.server.add("org/lora", {"pytorch_lora_weights.safetensors": b"x"})
-    message = hub.error("org/lora")
-    assert "has no model_index.json: this is a LoRA" in message
+    hub.server.add("org/part", {"config.json": b"{}", "model.safetensors": b"x"})
+    message = hub.error("org/part")
+    assert "has no model_index.json: this is a single model" in message
     assert hub.server.fetched() == []
 
 

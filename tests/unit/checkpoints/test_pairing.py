@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from adapter_factory import DIFFUSERS_WEIGHTS, layers_of_fixture, write_diffusers
 from pipeline_factory import save_tiny, tiny_pipeline
 from safetensors.numpy import load_file
 from vetting import SCHEDULER, UNET, edit
@@ -226,8 +227,12 @@ def test_tokens_may_be_added_but_not_renumbered(base: Any, other: Any) -> None:
 # --- LoRA ---------------------------------------------------------------------------------------
 
 
-def test_a_lora_is_as_far_as_the_pipeline_it_is_merged_into(base: Any, other: Any) -> None:
-    other.load_lora_weights(FIXTURES / "leaky-t2i-lora")
+def test_a_lora_is_as_far_as_the_pipeline_it_is_merged_into(
+    base: Any, other: Any, tmp_path: Path
+) -> None:
+    other.load_lora_weights(
+        write_diffusers(tmp_path / DIFFUSERS_WEIGHTS, layers_of_fixture()).parent
+    )
     found = compare_adapter(other)
     assert found.parts == ("text_encoder", "unet")
     assert found.identical == ("vae",)
@@ -239,8 +244,10 @@ def test_a_lora_is_as_far_as_the_pipeline_it_is_merged_into(base: Any, other: An
     assert 0.01 < found.distance < 1
 
 
-def test_a_lora_that_changes_nothing_is_refused(other: Any) -> None:
-    other.load_lora_weights(FIXTURES / "leaky-t2i-lora")
+def test_a_lora_that_changes_nothing_is_refused(other: Any, tmp_path: Path) -> None:
+    other.load_lora_weights(
+        write_diffusers(tmp_path / DIFFUSERS_WEIGHTS, layers_of_fixture()).parent
+    )
     with torch.no_grad():
         for part in (other.unet, other.text_encoder):
             for name, weight in part.named_parameters():

@@ -9,13 +9,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from adapter_factory import DIFFUSERS_WEIGHTS, layers_of_fixture, write_diffusers
 from checkpoint_factory import WEIGHTS, save_tiny_checkpoint
-from pipeline_factory import save_tiny
+from original_layout import original_unet, write_original
+from pipeline_factory import save_tiny, tiny_pipeline
 
 from pytest_memscan.checkpoints import resolve as resolve_module
 from pytest_memscan.checkpoints.resolve import (
+    BASE,
     check_spec,
     has_builtin_train_data,
+    known_claims,
+    known_form,
+    known_kind,
     resolve,
 )
 from pytest_memscan.errors import OptionError
@@ -101,10 +107,7 @@ def test_a_url_gets_the_advice_to_give_the_hub_id() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        (
-            "model.safetensors",
-            "single .safetensors file; single-file checkpoints are not supported",
-        ),
+        ("model.safetensors", "its first bytes are not a safetensors header"),
         ("model.ckpt", "is a pickle, which can run code when loaded"),
         ("notes.txt", "is a file; supported is a diffusers pipeline folder"),
     ],
@@ -120,10 +123,7 @@ def test_a_single_file_is_refused_with_what_is_supported(
     ("files", "words"),
     [
         ([], "the folder is empty"),
-        (["pytorch_lora_weights.safetensors"], "this is a LoRA, which cannot be scanned yet"),
-        (["adapter_config.json", "adapter_model.safetensors"], "this is a LoRA"),
         (["config.json", "diffusion_pytorch_model.safetensors"], "single model (config.json)"),
-        (["v1-5.safetensors"], "single file 'v1-5.safetensors'"),
         (["v1-5.ckpt"], "single file 'v1-5.ckpt'"),
         (["README.md"], "not a diffusers pipeline"),
     ],
@@ -137,6 +137,33 @@ def test_a_folder_without_model_index_is_refused_with_what_it_holds(
     assert "no model_index.json" in message
     assert words in message
     assert "supported is a diffusers pipeline folder with model_index.json" in message
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["pytorch_lora_weights.safetensors"], "pytorch_lora_weights.safetensors is not a safe"),
+        (["adapter_config.json", "adapter_model.safetensors"], "adapter_config.json is not JSON"),
+        (["v1-5.safetensors"], "v1-5.safetensors is not a safetensors file"),
+        (["adapter_config.json"], "adapter_model.safetensors is missing"),
+        (["pytorch_lora_weights.bin"], "is a pickle, which can run code when loaded"),
+    ],
+)
+def test_a_folder_of_a_lora_that_cannot_be_read_is_refused_with_the_file(
+    tmp_path: Path, files: list[str], words: str
+) -> None:
+    for name in files:
+        (tmp_path / name).write_bytes(b"x")
+    assert words in _message(str(tmp_path))
+
+
+def test_a_folder_with_one_file_that_is_no_lora_gets_the_advice_to_give_that_file(
+    tmp_path: Path,
+) -> None:
+    path = write_original(tmp_path / "v1-5.safetensors", original_unet(tiny_pipeline("sd1").unet))
+    message = _message(str(tmp_path))
+    assert "the single file 'v1-5.safetensors'; give that file instead of its folder" in message
+    check_spec(str(path))
 
 
 def test_a_model_index_that_is_not_json_is_refused(checkpoint: Path) -> None:
@@ -226,15 +253,48 @@ def test_prompts_and_images_of_a_folder_are_not_taken_for_a_builtins(checkpoint:
     assert not has_builtin_train_data("builtin:nothing")
 
 
-@pytest.mark.parametrize("name", ["leaky-t2i-lora", "t2i"])
-def test_a_folder_that_is_no_pipeline_is_no_builtin(installed: Path, name: str) -> None:
+def test_a_folder_that_is_neither_pipeline_nor_lora_is_no_builtin(installed: Path) -> None:
     save_tiny_checkpoint(installed / "fixtures" / "clean")
-    folder = installed / "fixtures" / name
+    folder = installed / "fixtures" / "t2i"
     folder.mkdir()
-    (folder / "pytorch_lora_weights.safetensors").write_bytes(b"x")
-    message = _message(f"builtin:{name}")
+    (folder / "train.py").write_bytes(b"x")
+    message = _message("builtin:t2i")
     assert "no such builtin" in message
     assert message.endswith("available: builtin:clean")
+
+
+def test_the_builtin_lora_is_one_with_its_images_and_prompts() -> None:
+    found = resolve("builtin:leaky-t2i-lora", offline=True)
+    assert (found.form, found.kind) == ("lora", "text-to-image")
+    assert found.claims.base == "builtin:clean-t2i"
+    assert found.train_data is not None
+    assert found.prompts is not None
+    assert (known_form(found.spec), known_kind(found.spec)) == ("lora", "text-to-image")
+    assert "builtin:leaky-t2i-lora" in _message("builtin:leaky-t2i-loras")
+
+
+def test_a_lora_or_a_single_file_is_no_base(tmp_path: Path) -> None:
+    lora = write_diffusers(tmp_path / "lora" / DIFFUSERS_WEIGHTS, layers_of_fixture())
+    single = write_original(tmp_path / "m.safetensors", original_unet(tiny_pipeline("sd1").unet))
+    for spec, form in ((str(lora), "LoRA"), (str(lora.parent), "LoRA"), (str(single), "single")):
+        check_spec(spec)
+        with pytest.raises(OptionError, match=rf"--memscan-base .*this is a {form}.*a base has to"):
+            check_spec(spec, option=BASE)
+    with pytest.raises(OptionError, match=r"--memscan-base .*no such folder"):
+        check_spec("./nowhere", option=BASE)
+
+
+def test_what_is_known_before_anything_is_fetched(tmp_path: Path) -> None:
+    assert (known_form("org/name"), known_kind("org/name"), known_claims("org/name")) == (None,) * 3
+    assert (known_form("./nowhere"), known_claims("./nowhere")) == (None, None)
+    lora = write_diffusers(tmp_path / DIFFUSERS_WEIGHTS, layers_of_fixture())
+    (tmp_path / "README.md").write_text("---\nbase_model: org/base\n---\n")
+    for spec in (str(lora), str(tmp_path)):
+        claims = known_claims(spec)
+        assert known_form(spec) == "lora"
+        assert claims is not None
+        assert (claims.base, claims.base_origin) == ("org/base", "README.md")
+    assert resolve(str(lora), offline=True).label == f".../{DIFFUSERS_WEIGHTS}"
 
 
 @pytest.mark.parametrize("name", ["leeky", "-leaky", "", "../leaky", "Leaky", "/etc"])

@@ -74,7 +74,7 @@ def test_a_dataset_and_the_built_in_list_are_known_by_their_prefix(tmp_path: Pat
         ("", "expected a path"),
         ("hub:org", "is not a dataset on the Hub"),
         ("https://hub.test/list.txt", "is a URL"),
-        ("builtin:probes", "there is no list of prompts 'builtin:probes'; there is builtin:probe"),
+        ("builtin:probes", "there is no list of prompts 'builtin:probes'; there are builtin:probe"),
         ("index:saved", "holds descriptors and no prompts; expected a list of prompts (.txt"),
         ("a.png", ".../a.png cannot be read as prompts; expected a list"),
         ("a.json", ".../a.json cannot be read as prompts"),

@@ -188,6 +188,7 @@ CONCEPT = ConceptScan(
     cut_sentence="an image is a copy above similarity 0.710: two different training images are "
     "that alike",
     shown_rate=0.006,
+    wanted_rate=0.02,
     controls=CONTROLS,
     images=replace(
         scans.COVERAGE,
