@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from pytest_memscan.caption_inputs import Captions, captions_of
-from pytest_memscan.checkpoints.finetunes import Finetune
-from pytest_memscan.checkpoints.libraries import library
-from pytest_memscan.denoising.conditioning import not_applicable
-from pytest_memscan.denoising.schedule import read_parametrisation
 from pytest_memscan.errors import OptionError
-from pytest_memscan.generating import Recipe, Variant
-from pytest_memscan.generation import Pipeline, Progress, ProgressCallback, Prompting, call_settings
-from pytest_memscan.guidance.adapters import adapted_layers, switched_off
-from pytest_memscan.guidance.model import CALLS_PER_STEP, ModelGuidance, model_guided
-from pytest_memscan.guidance.pair import ModelPair
-from pytest_memscan.inputs import Inputs
+from pytest_memscan.finetune_methods import FinetuneMethods, Way
+from pytest_memscan.generating import Recipe
+from pytest_memscan.generation import Progress, ProgressCallback, Prompting
 from pytest_memscan.results import FinetuneScan
 from pytest_memscan.scans.finetune_plan import (
     DEFAULT_TRAIN_IMAGES,
@@ -43,47 +32,18 @@ from pytest_memscan.scans.finetune_sets import combined
 from pytest_memscan.scans.finextract import finextract
 from pytest_memscan.store import ImageStore, canonical_hash, exclusive
 
-WITH_CAPTION = "w'"  # as the paper names the scale
-CFG_SCALE = 3.0  # of the baseline, as the authors'
-AUTHORS_LORA = (5.0, 0.0)  # w' and k
-AUTHORS_FULL = (3.0, -0.02)
 ROWS_PER_CAPTION = 2**16  # of the plan, at most; fixed, so that a larger budget goes on from here
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Way:
-    """One way of generating, before it has a store."""
-
-    name: str
-    settings: str
-    guidance_scale: float | None  # of classifier-free guidance
-    calls_per_step: int
-    variant: Variant
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneScanner:
+class FinetuneScanner(FinetuneMethods):
     """Scans one fine-tune.
 
     Attributes:
-        inputs: Checkpoint, base and settings.
         cache_dir: Where generated images are kept.
     """
 
-    inputs: Inputs = field(repr=False)
     cache_dir: Path = field(repr=False)
-
-    @cached_property
-    def finetune(self) -> Finetune:
-        """Both models, each sampled as in the paper."""
-        loaded = self.inputs.finetune(self.inputs.config.dtype)
-        base = None if loaded.base is None else _with_ddim(loaded.base)
-        return replace(loaded, pipeline=_with_ddim(loaded.pipeline), base=base)
-
-    @cached_property
-    def captions(self) -> Captions:
-        """What images are asked for with."""
-        return captions_of(self.inputs)
 
     @cached_property
     def folder(self) -> Path:
@@ -149,76 +109,7 @@ class FinetuneScanner:
         self.__dict__.pop("finetune", None)
         self.inputs.forget_models()
 
-    @cached_property
-    def _ways(self) -> tuple[_Way, ...]:
-        """Every way of generating, the base alone last."""
-        distilled = bool(not_applicable(self.finetune.pipeline))
-        plain = None if distilled else 1.0  # without guidance
-        own = Variant(
-            record={"method": "direct", **self._sampling}, load=lambda _: self.finetune.pipeline
-        )
-        ways = [_way("direct", "no guidance", plain, 1, own)]
-        if not distilled and not self.captions.is_none:
-            # Which scale is in the recipe already.
-            ways.append(_way("cfg", f"guidance scale {CFG_SCALE:g}", CFG_SCALE, 2, own))
-        for guidance in self._guidances:
-            shown = f"{'w' if self.captions.is_none else WITH_CAPTION} {guidance.scale:g}"
-            shown += f", k {guidance.k:g}" if guidance.k else ""
-            ways.append(_way("finextract", shown, plain, CALLS_PER_STEP, self._guided(guidance)))
-        return (*ways, _way("base", "the base alone", plain, 1, self._base_alone()))
-
-    def _guided(self, guidance: ModelGuidance) -> Variant:
-        def attached(pipeline: Pipeline) -> AbstractContextManager[None]:
-            pair = ModelPair(pipeline=pipeline, base=self.finetune.base)
-            return model_guided(pair, guidance, settings=call_settings(pipeline))
-
-        return Variant(
-            record={
-                "method": "model guidance",
-                "scale": guidance.scale,
-                "k": guidance.k,
-                **self._sampling,
-            },
-            load=lambda _: self.finetune.pipeline,
-            attached=attached,
-        )
-
-    def _base_alone(self) -> Variant:
-        record = {"method": "base", **self._sampling}
-        if self.finetune.base is None:
-            return Variant(
-                record=record, load=lambda _: self.finetune.pipeline, attached=without_adapters
-            )
-
-        def load(_: str) -> Pipeline:
-            base: Any = self.finetune.base
-            return base  # type: ignore[no-any-return]
-
-        return Variant(record=record, load=load)
-
-    @property
-    def _sampling(self) -> Mapping[str, object]:
-        return {"scheduler": type(self.finetune.pipeline.scheduler).__name__}
-
-    @property
-    def _guidances(self) -> tuple[ModelGuidance, ...]:
-        given = self.inputs.config.model_guidance
-        if not given:
-            is_lora = self.finetune.fit.kind == "lora"
-            scale, k = AUTHORS_LORA if is_lora else AUTHORS_FULL
-            given = ((scale, 0.0 if self._is_flow or self.captions.is_none else k),)
-        elif self._is_flow and any(k for _, k in given):
-            raise OptionError(
-                "--memscan-model-guidance: k changes the predicted noise, which is not defined at "
-                "the first step of a flow-matching model; leave it out"
-            )
-        return tuple(ModelGuidance(scale=scale, k=k) for scale, k in given)
-
-    @property
-    def _is_flow(self) -> bool:
-        return read_parametrisation(self.finetune.pipeline.scheduler).kind == "flow"
-
-    def _method(self, way: _Way, stack: ExitStack) -> Method:
+    def _method(self, way: Way, stack: ExitStack) -> Method:
         recipe = self._recipe(way)
         store = ImageStore(self.folder / canonical_hash(recipe.spec), spec=recipe.spec)
         stack.callback(store.close)
@@ -229,7 +120,7 @@ class FinetuneScanner:
             calls_per_image=way.calls_per_step * self.inputs.config.steps,
         )
 
-    def _recipe(self, way: _Way) -> Recipe:
+    def _recipe(self, way: Way) -> Recipe:
         batch = self.inputs.config.batch_size("text-to-image")
         return Recipe(
             inputs=self.inputs,
@@ -307,35 +198,6 @@ class FinetuneScanner:
         config = self.inputs.config
         is_given = config.sources["copy_rate"][1] != "default"
         return config.copy_rate if is_given else RATE
-
-
-def _way(
-    name: str, settings: str, guidance_scale: float | None, calls: int, variant: Variant
-) -> _Way:
-    return _Way(
-        name=name,
-        settings=settings,
-        guidance_scale=guidance_scale,
-        calls_per_step=calls,
-        variant=variant,
-    )
-
-
-def without_adapters(pipeline: Any) -> AbstractContextManager[None]:
-    """A context in which a pipeline with a LoRA is its base, text encoders too."""
-    modules = [each for each in pipeline.components.values() if isinstance(each, torch.nn.Module)]
-    return switched_off([layer for module in modules for layer in adapted_layers(module)])
-
-
-def _with_ddim(pipeline: Pipeline) -> Any:
-    """The same modules, sampled by deterministic DDIM; a flow-matching model as it is."""
-    if read_parametrisation(pipeline.scheduler).kind == "flow":
-        return pipeline
-    clone: Any = copy.copy(pipeline)
-    clone.register_modules(
-        scheduler=library("diffusers").DDIMScheduler.from_config(pipeline.scheduler.config)
-    )
-    return clone
 
 
 def scan_finetunes(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 from pytest_memscan.errors import MemscanError
+from pytest_memscan.fixture_results import CarliniResult, FinetuneResult, PromptsResult
 
 if TYPE_CHECKING:
     from pytest_memscan.checkpoints.resolve import ResolvedCheckpoint
@@ -16,139 +17,12 @@ if TYPE_CHECKING:
     from pytest_memscan.results import (
         CheckOutcome,
         Duplicates,
-        Estimate,
-        Finding,
-        FinetuneScan,
         KeyScan,
-        MethodScores,
-        PromptFinding,
-        PromptScan,
         Repeats,
-        ScanResult,
     )
     from pytest_memscan.session import Session
 
 T = TypeVar("T")
-LevelName = Literal["low", "mid", "high", "confirmed"]
-MethodName = Literal["direct", "cfg", "finextract"]
-
-
-class CarliniResult:
-    """What plain sampling extracted; see `results.ScanResult` for everything there is."""
-
-    def __init__(self, scan: ScanResult) -> None:
-        self.scan = scan
-
-    def __repr__(self) -> str:
-        return f"<carlini: {self.extracted.value:g} training images extracted>"
-
-    def ums(self, level: LevelName = "high") -> Estimate:
-        """Distinct training images matched per generated image, at ``level`` and closer.
-
-        ``low``, ``mid`` and ``high`` are the published levels; ``confirmed`` counts only
-        matches closer than different real images come to each other.
-        """
-        return self.scan.metrics[f"ums_{level}"]
-
-    def ams(self, level: LevelName = "high") -> Estimate:
-        """Share of generated images that match a training image, at ``level`` and closer."""
-        return self.scan.metrics["leak_rate" if level == "confirmed" else f"ams_{level}"]
-
-    @property
-    def extracted(self) -> Estimate:
-        """Distinct training images confirmed as copied; a count."""
-        return self.scan.metrics["extracted"]
-
-    @property
-    def leak_rate(self) -> Estimate:
-        """Share of generated images that are confirmed copies."""
-        return self.scan.metrics["leak_rate"]
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """Matches, closest first, one for each training image."""
-        return self.scan.findings
-
-
-class PromptsResult:
-    """Which prompts are memorised; see `results.PromptScan` for everything there is."""
-
-    def __init__(self, scan: PromptScan) -> None:
-        self.scan = scan
-
-    def __repr__(self) -> str:
-        return f"<carlini: {self.memorised.value:g} prompts memorised>"
-
-    @property
-    def memorised(self) -> Estimate:
-        """Prompts found memorised, verbatim or as a template; a count."""
-        return self.scan.metrics["memorised_prompts"]
-
-    @property
-    def leak_rate(self) -> Estimate:
-        """Share of all prompts that are memorised, with those that were screened out."""
-        return self.scan.metrics["prompt_leak_rate"]
-
-    @property
-    def findings(self) -> tuple[PromptFinding, ...]:
-        """Sampled prompts, memorised ones first."""
-        return self.scan.findings
-
-
-class FinetuneResult:
-    """What came out of a fine-tune, given its base; see `results.FinetuneScan`."""
-
-    def __init__(self, scan: FinetuneScan) -> None:
-        self.scan = scan
-
-    def __repr__(self) -> str:
-        return f"<finextract: {self.copied.value:g} training images copied>"
-
-    def esr(self, threshold: float = 0.7, *, method: MethodName = "finextract") -> Estimate:
-        """A-ESR: share of training images with an extracted image that similar or more.
-
-        ``threshold`` is 0.7 (strict) or 0.6 (loose). Of several settings of model guidance, the
-        one with the highest `average_similarity`.
-
-        Raises:
-            MemscanError: Another threshold, or a method that was not run.
-        """
-        if threshold not in (0.7, 0.6):
-            raise MemscanError(f"memscan: A-ESR is measured at 0.7 and 0.6, not at {threshold:g}")
-        scores = self._scores(method)
-        return scores.esr_strict if threshold == 0.7 else scores.esr_loose
-
-    def average_similarity(self, method: MethodName = "finextract") -> Estimate:
-        """AS: mean over training images of the similarity of the best extracted image."""
-        return self._scores(method).average_similarity
-
-    @property
-    def copied(self) -> Estimate:
-        """Training images that some image of any method copies; a count."""
-        return self._metric("copied_images")
-
-    @property
-    def extracted(self) -> Estimate:
-        """Training images copied by an image that clustering picks out; a count."""
-        return self._metric("extracted_images")
-
-    @property
-    def candidates(self) -> Estimate:
-        """Without training images: well-supported groups of near-identical images; a count."""
-        return self._metric("extraction_candidates")
-
-    def _metric(self, name: str) -> Estimate:
-        if name not in self.scan.metrics:
-            there = "without" if name == "extraction_candidates" else "with"
-            raise MemscanError(f"memscan: {name} is only measured {there} training images")
-        return self.scan.metrics[name]
-
-    def _scores(self, method: str) -> MethodScores:
-        found = [each for each in self.scan.average if each.method == method]
-        if not found:
-            known = ", ".join(dict.fromkeys(each.method for each in self.scan.average)) or "none"
-            raise MemscanError(f"memscan: there are no scores of {method}; there are: {known}")
-        return max(found, key=lambda each: each.average_similarity.value)
 
 
 class Memscan:

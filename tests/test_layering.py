@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "pytest_memscan"
 ROOMS = (
     "plugin",
     "fixtures",
+    "fixture_results",
     "activation",
     "index",
     "items",
@@ -19,11 +20,13 @@ ROOMS = (
     "progress",
     "session",
     "finetune_scanning",
+    "finetune_methods",
     "prompt_scanning",
     "caption_inputs",
     "prompt_inputs",
     "generating",
     "inputs",
+    "models",
     "gate",
     "config",
     "config_base",
@@ -111,7 +114,7 @@ def test_imports_point_downwards(path: Path) -> None:
             assert ROOMS.index(room) <= ROOMS.index(other), f"{room} imports {other}"
 
 
-@pytest.mark.parametrize("room", ["plugin", "fixtures", "errors", "__init__"])
+@pytest.mark.parametrize("room", ["plugin", "fixtures", "fixture_results", "errors", "__init__"])
 def test_what_every_pytest_run_imports_is_light(room: str) -> None:
     roots = {
         module.partition(".")[0]

@@ -15,7 +15,8 @@ from unit.conftest import Resolve
 
 from pytest_memscan.checkpoints.finetunes import Finetune
 from pytest_memscan.errors import OptionError
-from pytest_memscan.finetune_scanning import FinetuneScanner, without_adapters
+from pytest_memscan.finetune_methods import without_adapters
+from pytest_memscan.finetune_scanning import FinetuneScanner
 from pytest_memscan.inputs import Inputs
 from pytest_memscan.scans.finetune_plan import RATE, Target
 

@@ -109,6 +109,20 @@ def test_a_base_with_unrelated_weights_never_passes_and_fails_all_the_same() -> 
     assert judge_finetunes(scan(replace(LEAKED, fit=fit)), COPIES).verdict is FAIL
 
 
+def test_too_few_images_never_pass_and_fail_all_the_same() -> None:
+    few = replace(CLEAN, num_images=20, shown_rate=0.233, wanted_rate=0.02)
+    outcome = judge_finetunes(scan(few), written("copied_images <= 0"))
+    assert outcome.verdict is Verdict.INCONCLUSIVE
+    assert "20 images only show that none comes up in 23.3 % of them or more" in outcome.sentence
+    assert "--memscan-budget" in outcome.sentence
+    enough = replace(few, shown_rate=0.02)
+    passed = judge_finetunes(scan(enough), written("copied_images <= 0"))
+    assert passed.verdict is Verdict.PASS
+    leaks = replace(LEAKED, shown_rate=0.5, wanted_rate=0.02)
+    failed = judge_finetunes(scan(leaks), written("copied_images <= 0"))
+    assert failed.verdict is Verdict.FAIL
+
+
 def test_a_guessed_caption_of_one_concept_is_enough_and_it_is_named() -> None:
     doubtful = replace(CLEAN, name="./second", captions_note="no caption is known")
     outcome = judge_finetunes(scan(CLEAN, doubtful), COPIES)

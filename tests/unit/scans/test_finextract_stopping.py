@@ -21,7 +21,7 @@ from unit.scans.finetune_worlds import (
     copies,
 )
 
-from pytest_memscan.scans.finetune_plan import Stopping, shown_rate
+from pytest_memscan.scans.finetune_plan import Stopping, images_to_show, shown_rate
 from pytest_memscan.scans.finextract import finextract
 
 
@@ -38,6 +38,13 @@ def test_the_rate_that_is_shown_leaves_a_union_bound_of_five_percent(
 ) -> None:
     rate = shown_rate(num_images, num_train)
     assert num_train * (1 - rate) ** num_images == pytest.approx(0.05)
+
+
+@given(st.floats(0.001, 0.5), st.integers(1, 300))
+def test_so_many_images_show_a_rate_and_one_fewer_does_not(rate: float, num_train: int) -> None:
+    count = images_to_show(rate, num_train)
+    assert shown_rate(count, num_train) <= rate * (1 + 1e-9)
+    assert shown_rate(count - 1, num_train) > rate * (1 - 1e-9)
 
 
 def test_two_images_made_at_the_shown_rate_both_come_up_with_95_percent() -> None:
