@@ -77,7 +77,10 @@ def draw_curve(out: Path, reports: list[Path]) -> None:
     for number, report in enumerate(reports):
         scan, colour = scan_of(report), f"C{number}"
         guided = [each for each in scan.average if each.method == "finextract"]
-        points = sorted((scale_of(each)[0], each) for each in guided if not scale_of(each)[1])
+        # A scale of 1 is no guidance.
+        direct = next(each for each in scan.average if each.method == "direct")
+        scaled = {scale_of(each)[0]: each for each in guided if not scale_of(each)[1]}
+        points = sorted(({1.0: direct} | scaled).items())
         axes.plot(
             [scale for scale, _ in points],
             [each.average_similarity.value for _, each in points],
@@ -92,7 +95,7 @@ def draw_curve(out: Path, reports: list[Path]) -> None:
                 label = f"{report.stem}: {NAMES[scores.method]}"
                 axes.axhline(level, ls=style, color=colour, label=label)
     axes.set(xlabel="scale of model guidance w'", ylabel="AS, extracted set")
-    axes.legend(fontsize="x-small", ncols=2)
+    figure.legend(loc="outside lower center", fontsize="small", ncols=3)
     figure.savefig(out, dpi=110)
 
 
