@@ -88,7 +88,8 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
         "copy-rate",
         {
             "metavar": "SHARE",
-            "help": "find prompts that give one image at least this often (default: 0.1)",
+            "help": "find prompts that give one image at least this often (default: 0.1; training "
+            "images of a fine-tune: 0.02)",
         },
     ),
     ("guidance-scale", {"metavar": "X", "help": "of a text-to-image pipeline (default: its own)"}),

@@ -7,7 +7,8 @@
     AS and A-ESR: how well each training image is matched by the extracted set, and by all images
 
 Model guidance stops early where more images cannot change the verdict; everything else makes as
-many images as it did. Memory: descriptors of all images, pixels of one block.
+many images as it did. Memory: descriptors of all images, pixels of one block, and one matrix of
+similarities ``(num_train, num_images)``.
 """
 
 from __future__ import annotations
@@ -241,7 +242,6 @@ class _Attack:
             images=images,
             extraction=extraction,
             scores=scores,
-            similarity=similarity,
             best=extracted_best,
             copied=set(self.train.ids[best > self.train.cut].tolist()),
         )
@@ -263,8 +263,8 @@ class _Attack:
                 is_supported=len(members) >= found.minimum_support,
                 is_candidate=self._is_candidate(vectors[list(members)], found.minimum_support),
             )
-            if self.train is not None and shown.similarity is not None:
-                column = shown.similarity[:, place]
+            if self.train is not None:
+                column = self.train.similarity(vectors[[place]])[:, 0]
                 nearest = int(column.argmax())
                 image = replace(
                     image,
@@ -275,9 +275,9 @@ class _Attack:
             yield image
 
     def _matches(self, shown: _Scored) -> Iterator[TrainMatch]:
-        if self.train is None or shown.similarity is None or shown.best is None:
+        if self.train is None or shown.best is None:
             return
-        best, places = best_matches(shown.similarity)
+        best, places = best_matches(self.train.similarity(shown.images.vectors))
         has_some = bool(shown.extraction.representatives)
         for row, train_id in enumerate(self.train.ids.tolist()):
             if places[row] >= 0:
@@ -334,7 +334,6 @@ class _Scored:
     images: _Images
     extraction: Extraction
     scores: MethodScores | None = None
-    similarity: NDArray[np.float32] | None = None
     best: NDArray[np.float64] | None = None
     copied: set[int] = field(default_factory=set)
     num_candidates: int = 0  # where there is nothing to compare with
