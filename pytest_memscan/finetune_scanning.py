@@ -190,7 +190,8 @@ class FinetuneScanner(FinetuneMethods):
         limit = None
         if early and all(line.metric == "copied_images" for line in lines):
             limit = min(math.ceil(each.limit) - (each.operator == "<") for each in lines)
-        return Stopping(planned=planned, limit=limit, rate=self._rate)
+        batch = config.batch_size("text-to-image")
+        return Stopping(planned=planned, limit=limit, batch=batch, rate=self._rate)
 
     @property
     def _rate(self) -> float:

@@ -47,20 +47,22 @@ class Stopping:
     Attributes:
         planned: Images, if it does not stop before.
         limit: Copied training images that the policy allows; None to make all that are planned.
+        batch: Images that are made together; it never stops within a batch.
         rate: An image that is made at least this often must be found before "none" is believed.
     """
 
     planned: int
     limit: int | None
+    batch: int = 1
     rate: float = RATE
 
     def looks(self) -> list[int]:
         """Numbers of images after which it may stop, the last one being all of them."""
         if self.limit is None:
             return [self.planned]
-        return sorted(
-            {math.ceil(self.planned * look / NUM_LOOKS) for look in range(1, NUM_LOOKS + 1)}
-        )
+        sizes = (self.planned * look / NUM_LOOKS for look in range(1, NUM_LOOKS + 1))
+        whole = {math.ceil(size / self.batch) * self.batch for size in sizes}
+        return sorted({min(size, self.planned) for size in whole})
 
     def why(self, num_images: int, num_copied: int, num_train: int) -> str:
         """Why enough is known after so many images, or ""."""

@@ -37,7 +37,7 @@ from pytest_memscan.scans.controls import run_controls
 from pytest_memscan.scans.finetune_plan import Method, Scanned, Target, Vectors, shown_rate
 
 BASE_IMAGES = 100  # of the base alone, which the threshold is taken from
-BLOCK = 200  # images described together
+BLOCK = 200  # images described together, about
 ROUNDING = 1e-6  # of a cosine
 
 
@@ -179,8 +179,10 @@ class _Attack:
 
     def _extend(self, images: _Images, count: int) -> None:
         """Make and describe images up to ``count``."""
+        batch = self.target.stopping.batch
+        block = max(batch, BLOCK // batch * batch)
         while images.asked < count:
-            rows = self.target.order[images.asked : min(count, images.asked + BLOCK)]
+            rows = self.target.order[images.asked : min(count, images.asked + block)]
             self.target.report(images.method.name, sum(each.asked for each in self.images))
             made = images.method.sampler.images(rows)
             images.asked += len(rows)

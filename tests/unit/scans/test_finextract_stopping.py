@@ -47,6 +47,14 @@ def test_so_many_images_show_a_rate_and_one_fewer_does_not(rate: float, num_trai
     assert shown_rate(count - 1, num_train) > rate * (1 - 1e-9)
 
 
+@given(st.integers(1, 3000), st.integers(1, 64))
+def test_looks_are_whole_batches_and_end_with_the_plan(planned: int, batch: int) -> None:
+    looks = Stopping(planned=planned, limit=0, batch=batch).looks()
+    assert looks == sorted(set(looks))
+    assert looks[-1] == planned
+    assert not any(look % batch for look in looks[:-1])
+
+
 def test_two_images_made_at_the_shown_rate_both_come_up_with_95_percent() -> None:
     """Exactly, by inclusion and exclusion; one image is made at a time."""
     for num_images in (20, 100, 500):
