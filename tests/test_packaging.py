@@ -37,7 +37,7 @@ def test_the_wheel_carries_the_builtin_checkpoints(wheel: zipfile.ZipFile, name:
     assert weights.file_size < 4_000_000
 
 
-@pytest.mark.parametrize("name", ["clean-t2i", "leaky-t2i"])
+@pytest.mark.parametrize("name", ["clean-t2i", "leaky-t2i", "leaky-t2i-full"])
 def test_the_wheel_carries_the_builtin_text_to_image_checkpoints(
     wheel: zipfile.ZipFile, name: str
 ) -> None:
@@ -48,7 +48,10 @@ def test_the_wheel_carries_the_builtin_text_to_image_checkpoints(
     assert carried == files >= {"model_index.json", "prompts.txt", "tokenizer/vocab.json"}
 
 
-def test_the_wheel_carries_the_probe_list(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_carries_the_lora_and_the_probe_list(wheel: zipfile.ZipFile) -> None:
+    lora = "pytest_memscan/builtin/leaky-t2i-lora/"
+    for name in ("pytorch_lora_weights.safetensors", "train_images.safetensors", "prompts.txt"):
+        assert lora + name in wheel.namelist()
     assert "pytest_memscan/data/probe_prompts.txt" in wheel.namelist()
 
 
