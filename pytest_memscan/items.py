@@ -132,8 +132,12 @@ def keep_private(report: pytest.TestReport, config: pytest.Config) -> None:
     """Take tokens, and where the training images are, out of what a failure shows."""
     settings = config.stash[SESSION].config
     private = {os.environ.get(name, ""): "(token)" for name in TOKENS}
-    lists = [source.path for source in (settings.prompt_source, settings.canary_source) if source]
-    for path in (settings.train_data, settings.holdout, settings.cache_dir, *lists):
+    images = [settings.train_source, settings.holdout_source]
+    lists = [settings.prompt_source, settings.canary_source]
+    images += [concept.train_source for concept in settings.concepts]
+    lists += [concept.prompt_source for concept in settings.concepts]
+    paths = [source.path for source in (*images, *lists) if source is not None]
+    for path in (settings.cache_dir, *paths):
         private |= {"": ""} if path is None else {str(path): shown_path(path)}
 
     def hide(text: str) -> str:
