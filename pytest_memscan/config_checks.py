@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_memscan.checkpoints.resolve import known_form
 from pytest_memscan.checks import why_not
 from pytest_memscan.errors import OptionError
 
@@ -14,6 +15,7 @@ _OF_PROMPTS = ("prompt_detectors", "carlini", "extended_side")
 _USED_BY = {
     "canaries": _OF_PROMPTS,
     "guidance_scale": _OF_PROMPTS,
+    "base": ("finextract",),
     "model_guidance": ("finextract",),
     "clustering": ("finextract",),
 }
@@ -104,6 +106,8 @@ def check_used(config: Config) -> None:
     for name, users in _USED_BY.items():
         option, source = f"--memscan-{name.replace('_', '-')}", config.sources[name][1]
         is_given = source == option or (name == "canaries" and source != "default")
+        if name == "base" and known_form(config.model) != "pipeline":
+            continue  # nothing of it can be loaded without one
         if is_given and not set(users) & set(config.checks):
             needs = " or ".join(users)
             raise OptionError(

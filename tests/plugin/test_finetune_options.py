@@ -58,6 +58,7 @@ def scan(pytester: pytest.Pytester, cache: Path) -> Scan:
         (MODEL, [WITH_BASE, "--memscan-model-guidance=2,2"], ("the same setting is there twice",)),
         (MODEL, [WITH_BASE, "--memscan-clustering=kmeans"], ("'kmeans' is not one of plateau",)),
         (MODEL, ["--memscan-model-guidance=2"], ("has no effect", "needs --memscan-base")),
+        (MODEL, [WITH_BASE, "--memscan-scans=carlini"], ("--memscan-base has no effect",)),
         (MODEL, [WITH_BASE, "--memscan-canaries=builtin:probe"], ("-canaries has no effect",)),
         (MODEL, [WITH_BASE, "--memscan-guidance-scale=7"], ("-guidance-scale has no effect",)),
         (MODEL, [WITH_BASE, "--memscan-descriptor=pixels"], ("compares descriptors",)),
