@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from pytest_memscan.scans.finetune_plan import (
 )
 from pytest_memscan.scans.finetune_sets import combined
 from pytest_memscan.scans.finextract import finextract
+from pytest_memscan.similarity.described import describe_generated, measure_of
 from pytest_memscan.store import ImageStore, canonical_hash, exclusive
 
 ROWS_PER_CAPTION = 2**16  # of the plan, at most; fixed, so that a larger budget goes on from here
@@ -89,7 +90,7 @@ class FinetuneScanner(FinetuneMethods):
             baselines=tuple(each for each in methods if each.name in ("direct", "cfg")),
             base=methods[-1],
             order=self._order(planned),
-            describe=inputs.descriptor.describe,
+            describe=partial(describe_generated, inputs.descriptor),
             reference=inputs.described if has_train_data else None,
             high_level=1.0 - levels[-1].cut if (levels := inputs.descriptor.levels) else None,
             holdout=None if inputs.holdout is None else inputs.holdout.pixels,
@@ -222,7 +223,6 @@ def scan_finetunes(
         MemscanError: It cannot be done.
     """
     from pytest_memscan.reports.pairs import save_finetunes
-    from pytest_memscan.similarity.described import measure_of
 
     scanned: list[Scanned] = []
     records: list[dict[str, str]] = []

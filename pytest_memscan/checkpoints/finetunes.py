@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_memscan.checkpoints.adapter_files import find_adapter, vet_adapter
 from pytest_memscan.checkpoints.adapters import attach_adapter
+from pytest_memscan.checkpoints.integrity import adapter_of
 from pytest_memscan.checkpoints.load import load_text_to_image, ready, resolve_dtype
 from pytest_memscan.checkpoints.pairing import (
     Difference,
@@ -22,7 +22,6 @@ from pytest_memscan.checkpoints.resolve import ResolvedCheckpoint
 from pytest_memscan.checkpoints.single_file import vet_single_file
 from pytest_memscan.checkpoints.single_file_load import load_single_file
 from pytest_memscan.checkpoints.verify import vet
-from pytest_memscan.errors import CheckpointError
 from pytest_memscan.results import Fit
 
 _KINDS = {"pipeline": "full", "lora": "lora", "single file": "single file"}
@@ -91,10 +90,7 @@ def load_finetune(
 def _with_lora(
     pipeline: Any, checkpoint: ResolvedCheckpoint, base: ResolvedCheckpoint, base_origin: str
 ) -> Finetune:
-    files = find_adapter(checkpoint.folder)
-    if files is None:
-        raise CheckpointError(f"{checkpoint.label} changed: it was a LoRA a moment ago")
-    adapter = vet_adapter(files)
+    adapter = adapter_of(checkpoint)
     attach_adapter(pipeline, adapter, label=checkpoint.label)
     fit = _fit(checkpoint, base, base_origin, compare_adapter(pipeline), adapter.description)
     return Finetune(pipeline=pipeline, base=None, fit=fit)

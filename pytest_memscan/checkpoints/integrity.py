@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pytest_memscan.checkpoints.adapter_files import find_adapter, vet_adapter
+from pytest_memscan.checkpoints.adapter_files import Adapter, find_adapter, vet_adapter
 from pytest_memscan.checkpoints.resolve import ResolvedCheckpoint
 from pytest_memscan.checkpoints.single_file import vet_single_file
 from pytest_memscan.checkpoints.verify import verify
@@ -38,6 +38,18 @@ def verify_checkpoint(
     )
 
 
+def adapter_of(checkpoint: ResolvedCheckpoint) -> Adapter:
+    """The LoRA that a checkpoint was resolved to, vetted.
+
+    Raises:
+        CheckpointError: As `adapter_files.vet_adapter`, or the files have changed since.
+    """
+    files = find_adapter(checkpoint.folder)
+    if files is None:
+        raise CheckpointError(f"{checkpoint.label} changed: it was a LoRA a moment ago")
+    return vet_adapter(files)
+
+
 def joined(found: Sequence[Integrity]) -> Integrity:
     """What was found in the checkpoints of a set, at least one."""
     if len(found) == 1:
@@ -65,10 +77,7 @@ def _verify(checkpoint: ResolvedCheckpoint) -> Integrity:
             num_tensors=single.num_tensors,
             num_parameters=single.num_parameters,
         )
-    files = find_adapter(checkpoint.folder)
-    if files is None:
-        raise CheckpointError(f"{checkpoint.label} changed: it was a LoRA a moment ago")
-    adapter = vet_adapter(files)
+    adapter = adapter_of(checkpoint)
     return Integrity(
         pipeline=f"LoRA, {adapter.description}",
         files=dict(adapter.files),

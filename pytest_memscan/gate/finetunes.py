@@ -97,6 +97,12 @@ def judge_finetune_coverage(scan: FinetuneScan) -> Iterator[tuple[Verdict, str]]
             gap = judge_unusable("prompts", concept.prompts)
         if gap is None and concept.num_train is not None:
             gap = judge_train_images(concept.images)
+        if gap is None and not concept.clustering.is_proven and concept.num_train is None:
+            gap = (
+                Verdict.INCONCLUSIVE,
+                "the search for groups was cut short, and there may be candidates that it did not "
+                "see; make fewer images with --memscan-budget, or pass --memscan-train-data",
+            )
         if gap is None and not concept.clustering.is_proven:
             gap = (
                 Verdict.PASS,

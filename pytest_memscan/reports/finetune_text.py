@@ -102,11 +102,7 @@ def shown_position(methods: Sequence[MethodScores]) -> int:
     It is the one whose extracted images and groups a result has.
     """
     attack = [index for index, each in enumerate(methods) if each.method == methods[-1].method]
-    return max(attack, key=lambda index: _rank(methods[index]))
-
-
-def _rank(scores: MethodScores) -> tuple[int, float]:
-    return scores.num_copied_extracted, scores.average_similarity.value
+    return max(attack, key=lambda index: methods[index].rank)
 
 
 def shown_label(concept: ConceptScan) -> str:

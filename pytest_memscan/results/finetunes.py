@@ -29,6 +29,11 @@ class MethodScores:
     num_copied_extracted: int  # of them, copied by an image of the extracted set
     denoiser_calls: int  # single-sample forwards, of either denoiser
 
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Of several settings of model guidance, the one that extracts most is shown."""
+        return self.num_copied_extracted, self.average_similarity.value
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractedImage:

@@ -81,7 +81,7 @@ def _metrics(scanned: Sequence[Scanned], average: Sequence[MethodScores]) -> dic
     metrics: dict[str, Estimate] = {}
     guided = [each for each in average if each.method == "finextract"]
     if guided:
-        best = max(guided, key=_rank)
+        best = max(guided, key=lambda each: each.rank)
         metrics |= {
             "copied_images": _count(sum(each.num_copied or 0 for each in concepts)),
             "extracted_images": _count(sum(_num_extracted(each) for each in concepts)),
@@ -116,7 +116,7 @@ def _notes(
     guided = [each for each in average if each.method == "finextract"]
     if not guided or ("cfg", 0) not in scanned[0].best:
         return
-    shown = max(guided, key=_rank)
+    shown = max(guided, key=lambda each: each.rank)
     key = ("finextract", guided.index(shown))
     pairs = [(each.best[key], each.best["cfg", 0]) for each in scanned if ("cfg", 0) in each.best]
     gain = paired_difference([ours for ours, _ in pairs], [theirs for _, theirs in pairs])
@@ -125,8 +125,3 @@ def _notes(
         f"AS of FineXtract ({shown.settings}) minus CFG: {gain.value:+.3f} "
         f"[{gain.lower:+.3f}, {gain.upper:+.3f}] over {gain.num_trials} {over}"
     )
-
-
-def _rank(scores: MethodScores) -> tuple[int, float]:
-    """Of several settings of model guidance the one that extracts most counts."""
-    return scores.num_copied_extracted, scores.average_similarity.value

@@ -128,6 +128,8 @@ class _Attack:
         for images in self.baselines:
             self._extend(images, num_images)
         self._extend(self.base, min(num_images, BASE_IMAGES))
+        if not self.base.ids:  # the threshold and a control come from them
+            raise CheckpointError(_nothing_valid(self.base))
         scored = [self._scored(images) for images in (*self.baselines, *self.guided)]
         shown = max(scored[len(self.baselines) :], key=lambda each: each.rank)
         num_train = None if self.train is None else len(self.train.ids)
@@ -344,8 +346,8 @@ class _Scored:
     def rank(self) -> tuple[float, float]:
         """Of several settings the one that extracts most is shown."""
         if self.scores is None:
-            return float(self.num_candidates), float(self.extraction.num_supported)
-        return float(self.scores.num_copied_extracted), self.scores.average_similarity.value
+            return self.num_candidates, self.extraction.num_supported
+        return self.scores.rank
 
 
 def _nothing_valid(images: _Images) -> str:

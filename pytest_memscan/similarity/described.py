@@ -83,11 +83,7 @@ class DescriptorReference:
 
     def nearest(self, images: NDArray[np.uint8]) -> NearestTrain:
         """The nearest groups of each image, see `reference.Reference`."""
-        try:
-            described = self.descriptor.describe(images)
-        except ValueError as error:
-            raise DescriptorError(f"{error}; choose another with --memscan-descriptor") from None
-        return self._nearest(described)
+        return self._nearest(describe_generated(self.descriptor, images))
 
     def planted(self) -> Iterator[Planted]:
         """The altered copies that were described with the index."""
@@ -120,6 +116,18 @@ class DescriptorReference:
         return NearestTrain(
             dissimilarities=_dissimilarities(distances), train_ids=train_ids, distances=None
         )
+
+
+def describe_generated(descriptor: Descriptor, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Unit vectors ``(num_images, dimension)`` of generated images.
+
+    Raises:
+        DescriptorError: Some have a descriptor that is zero or not finite.
+    """
+    try:
+        return descriptor.describe(images)
+    except ValueError as error:
+        raise DescriptorError(f"{error}; choose another with --memscan-descriptor") from None
 
 
 def measure_of(descriptor: Descriptor) -> Measure:

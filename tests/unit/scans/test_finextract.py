@@ -24,6 +24,7 @@ from unit.scans.finetune_worlds import (
     cosines,
 )
 
+from pytest_memscan.errors import CheckpointError
 from pytest_memscan.results import MethodScores
 from pytest_memscan.scans.finetune_plan import Scanned, Stopping, shown_rate
 from pytest_memscan.scans.finextract import finextract
@@ -148,16 +149,26 @@ def test_invalid_images_are_counted_and_left_out(worlds: Worlds) -> None:
             NUM_PLANNED,
             guided=(worlds.method("finextract", images),),
             baselines=(),
-            base=worlds.method("base", [INVALID] * NUM_PLANNED),
+            base=worlds.method("base", [INVALID, INVALID, *BASE[2:NUM_PLANNED]]),
         )
     )
     concept = scanned.concept
     assert concept.images.planned == concept.images.generated == 2 * NUM_PLANNED
-    assert sum(concept.images.invalid.values()) == 3 + NUM_PLANNED
-    assert concept.images.valid == NUM_PLANNED - 3
+    assert sum(concept.images.invalid.values()) == 3 + 2
+    assert concept.images.valid == 2 * NUM_PLANNED - 5
     assert (concept.methods[0].num_images, concept.num_copied) == (NUM_PLANNED - 3, 2)
     assert concept.shown_rate == shown_rate(NUM_PLANNED - 3, 7)
-    assert "base" not in [control.name for control in concept.controls]  # which has no images
+    (control,) = (each for each in concept.controls if each.name == "base")
+    assert control.num_images == NUM_PLANNED - 2
+
+
+@pytest.mark.parametrize("name", ["finextract", "direct", "base"])
+def test_a_method_without_a_single_valid_image_is_an_error(worlds: Worlds, name: str) -> None:
+    images = {"finextract": GUIDED, "direct": OTHERS, "base": BASE} | {name: [INVALID] * 3}
+    guided, direct, base = (worlds.method(each, list(images[each])[:3]) for each in images)
+    target = worlds.target(TRAIN, 3, guided=(guided,), baselines=(direct,), base=base)
+    with pytest.raises(CheckpointError, match=rf"none of the 3 images of {name} .*not a number"):
+        finextract(target)
 
 
 def test_fewer_images_than_training_images_are_no_trouble(worlds: Worlds) -> None:
