@@ -52,6 +52,7 @@ from pytest_memscan.results.run import (
     RunResult,
     ThresholdOutcome,
 )
+from pytest_memscan.results.splitting import RateAt, SplittingScan, SteeredCopy
 
 __all__ = [
     "FLAT_IMAGE",
@@ -84,11 +85,14 @@ __all__ = [
     "PromptResults",
     "PromptRule",
     "PromptScan",
+    "RateAt",
     "Repeats",
     "RunResult",
     "ScanResult",
     "Screening",
     "SourceCoverage",
+    "SplittingScan",
+    "SteeredCopy",
     "ThresholdOutcome",
     "TrainMatch",
     "Verdict",

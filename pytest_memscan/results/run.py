@@ -8,6 +8,7 @@ from pytest_memscan.results.basics import Coverage, Estimate, Verdict
 from pytest_memscan.results.finetunes import FinetuneScan
 from pytest_memscan.results.images import Duplicates, Repeats, ScanResult
 from pytest_memscan.results.prompts import KeyScan, PromptScan, Screening
+from pytest_memscan.results.splitting import SplittingScan
 
 SCHEMA_VERSION = 1  # of the JSON report; raised when a field changes its meaning
 
@@ -49,11 +50,19 @@ class CheckOutcome:
     keys: KeyScan | None = None
     repeats: Repeats | None = None
     finetunes: FinetuneScan | None = None
+    splitting: SplittingScan | None = None
 
     @property
     def metrics(self) -> dict[str, Estimate]:
         """Everything it measured that a threshold can name."""
-        scans = (self.scan, self.prompt_scan, self.keys, self.repeats, self.finetunes)
+        scans = (
+            self.scan,
+            self.splitting,
+            self.prompt_scan,
+            self.keys,
+            self.repeats,
+            self.finetunes,
+        )
         return {
             name: value
             for scan in scans
@@ -66,6 +75,8 @@ class CheckOutcome:
         """Of its generated images, where it made any."""
         if self.scan is not None:
             return self.scan.coverage
+        if self.splitting is not None:
+            return self.splitting.coverage
         if self.prompt_scan is not None:
             return self.prompt_scan.images
         if self.finetunes is not None and len(self.finetunes.concepts) == 1:
