@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from pytest_memscan.checks import CHECKS
-from pytest_memscan.config import Config, json_report_path, resolve_config
+from pytest_memscan.config import Config, resolve_config
 from pytest_memscan.config_base import checkpoint_label
-from pytest_memscan.config_sources import INI_KEYS, TOML_KEYS
+from pytest_memscan.config_sources import INI_KEYS, TOML_KEYS, json_report_path
 from pytest_memscan.errors import MemscanError, OptionError
 from pytest_memscan.items import FILE_NAME, SESSION, Collection, FileCollection
 from pytest_memscan.progress import console_progress

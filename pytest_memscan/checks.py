@@ -21,12 +21,14 @@ CHECKS = (
     "finextract",
     "prompt_detectors",
     "carlini",
+    "splitting",
     "extended_side",
     "status",
 )
 _ALWAYS = ("integrity", "status")
 _SUBJECT_OF_SCAN: dict[str, dict[Kind, Subject]] = {
     "carlini": {"unconditional": "images", "text-to-image": "prompts"},
+    "splitting": {"unconditional": "rare"},
     "extended_side": {"text-to-image": "keys"},
     "repeats": {"unconditional": "repeats"},
 }
@@ -41,6 +43,7 @@ class Situation:
         kind: Of the checkpoint; None when it is not known before it is fetched.
         has_base: Whether the checkpoint it was fine-tuned from is known; None likewise.
         has_train_data: Whether training images are there to compare with.
+        has_train_pixels: Whether these are images, rather than descriptors in a saved index.
         scans: Those asked for by name; None for every one that applies.
         is_set: Whether it is a set of fine-tunes rather than one checkpoint.
     """
@@ -48,6 +51,7 @@ class Situation:
     kind: Kind | None
     has_base: bool | None = False
     has_train_data: bool
+    has_train_pixels: bool = True
     scans: tuple[str, ...] | None = None
     is_set: bool = False
 
@@ -64,6 +68,8 @@ def why_not(name: str, kind: Kind, *, situation: Situation) -> str:
         return ""
     if situation.is_set:
         return "it scans one checkpoint, and this is a set of fine-tunes"
+    if name == "splitting":
+        return _why_not_splitting(kind, situation)
     if name in ("prompt_detectors", "extended_side") and kind == "unconditional":
         return "it needs prompts, and the checkpoint is unconditional"
     if name == "repeats" and kind == "text-to-image":
@@ -88,6 +94,16 @@ def _why_not_finextract(kind: Kind, situation: Situation) -> str:
         return "it is for text-to-image fine-tunes, and the checkpoint is unconditional"
     if situation.has_base is False:
         return "no base is known; pass the checkpoint it was fine-tuned from with --memscan-base"
+    return ""
+
+
+def _why_not_splitting(kind: Kind, situation: Situation) -> str:
+    if kind == "text-to-image":
+        return "it is for unconditional checkpoints so far, and this one is text-to-image"
+    if not situation.has_train_data:
+        return "no training images were given, and it steers towards them"
+    if not situation.has_train_pixels:
+        return "an index holds descriptors only, and steering needs the training images themselves"
     return ""
 
 
@@ -129,14 +145,15 @@ def check_measured(lines: Iterable[Threshold], situation: Situation) -> None:
         OptionError: Names the line, the checks of the run, and what would do.
     """
     subjects = subjects_of(situation)
-    with_images = subjects_of(replace(situation, has_train_data=True))
+    with_images = subjects_of(replace(situation, has_train_data=True, has_train_pixels=True))
+    there = "the images themselves with " if situation.has_train_data else ""  # not their index
     measured = [name for subject in METRICS if subject in subjects for name in METRICS[subject]]
     for line in lines:
         if line.subject in subjects:
             continue
         remedy = f"write a limit on {' or '.join(measured)}" if measured else "ask for more scans"
         if line.subject in with_images:
-            remedy = f"pass --memscan-train-data, or {remedy}"
+            remedy = f"pass {there}--memscan-train-data, or {remedy}"
         raise OptionError(
             f'{line.source}: "{line.expression}" cannot be judged: no check of this run '
             f"({', '.join(checks_of(situation))}) measures {line.metric}; {remedy}"

@@ -28,7 +28,6 @@ from pytest_memscan.config_shown import shown_settings
 from pytest_memscan.config_sources import collect
 from pytest_memscan.data.prompts import PromptSource
 from pytest_memscan.data.sources import DataSource
-from pytest_memscan.errors import OptionError
 from pytest_memscan.policy import Threshold, check_can_be_shown, whole_policy
 from pytest_memscan.settings import (
     CLUSTERINGS,
@@ -37,6 +36,7 @@ from pytest_memscan.settings import (
     DEFAULT_COPY_RATE,
     DEFAULT_IMAGES,
     DEFAULT_IMAGES_PER_PROMPT,
+    DEFAULT_REACH,
     DTYPES,
     IMAGE_MODES,
     PIXELS,
@@ -83,6 +83,7 @@ class Config:
     budget: Budget | None  # None for what the kind of checkpoint needs
     images_per_prompt: int  # of the fixed protocol
     copy_rate: float  # a prompt that gives one image this often must be found
+    reach: int  # ordinary images within which the first copy of a training image counts
     guidance_scale: float | None  # None for the pipeline's own
     model_guidance: tuple[tuple[float, float], ...]  # w' and k; empty for the authors' own
     clustering: str  # rule that chooses the extracted set of a fine-tune
@@ -122,6 +123,11 @@ class Config:
             return all(each.has_train_data for each in self.of_concepts())
         return self.train_source is not None or has_builtin_train_data(self.model)
 
+    @property
+    def has_train_pixels(self) -> bool:
+        """Whether these are images, rather than descriptors in a saved index."""
+        return self.has_train_data and not (self.train_source and self.train_source.kind == "index")
+
     def of_concepts(self) -> tuple[Config, ...]:
         """The settings for each fine-tune of a set."""
         return tuple(self._of(each) for each in self.concepts)
@@ -155,6 +161,7 @@ class Config:
             kind=self.kind,
             has_base=self.has_base,
             has_train_data=self.has_train_data,
+            has_train_pixels=self.has_train_pixels,
             scans=self.scans,
             is_set=bool(self.concepts),
         )
@@ -236,6 +243,7 @@ def resolve_config(
             DEFAULT_IMAGES_PER_PROMPT,
         ),
         copy_rate=take("copy_rate", parse_share, DEFAULT_COPY_RATE),
+        reach=take("reach", parse_integer(100, 10**9), DEFAULT_REACH),
         guidance_scale=take("guidance_scale", parse_guidance_scale, None),
         model_guidance=take("model_guidance", parse_model_guidance, ()),
         clustering=take("clustering", parse_one_of(CLUSTERINGS), CLUSTERINGS[0]),
@@ -267,28 +275,13 @@ def resolve_config(
         check_stopping_rule(config)
     check_measured(config.thresholds, config.situation)
     sources |= shown_settings(config)
+    if "splitting" not in config.checks:
+        del sources["reach"]  # a policy file may serve several runs
     budget = config.budget or Budget(num_images=DEFAULT_IMAGES)
     if config.kind == "unconditional" and budget.num_images is not None:
         for threshold in config.thresholds:
             check_can_be_shown(threshold, num_images=budget.num_images)
     return config
-
-
-def json_report_path(
-    options: Mapping[str, Any], *, ini: Mapping[str, Any], rootdir: Path, invocation_dir: Path
-) -> Path:
-    """Where the verdict file goes, even when other settings are wrong."""
-    try:
-        given = options.get("report")
-        if given:
-            raw = Given(value=given, source="--memscan-report", base=invocation_dir)
-        else:
-            raw = collect(options, ini=ini, rootdir=rootdir, invocation_dir=invocation_dir)[
-                "report"
-            ]
-        return dict(parse_reports(raw, rootdir))["json"]
-    except (OptionError, KeyError):
-        return dict(default_reports(rootdir))["json"]
 
 
 def _is_offline(environ: Mapping[str, str]) -> bool:

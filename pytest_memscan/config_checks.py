@@ -13,11 +13,16 @@ if TYPE_CHECKING:
 
 _OF_PROMPTS = ("prompt_detectors", "carlini", "extended_side")
 _USED_BY = {
+    "reach": ("splitting",),
     "canaries": _OF_PROMPTS,
     "guidance_scale": _OF_PROMPTS,
     "base": ("finextract",),
     "model_guidance": ("finextract",),
     "clustering": ("finextract",),
+}
+_NEEDS = {
+    "finextract": "--memscan-base",
+    "splitting": "an unconditional checkpoint and its training images, not an index of them",
 }
 
 
@@ -101,17 +106,17 @@ def check_used(config: Config) -> None:
 
     A policy file may serve several runs; planted strings in it are asked for in every one.
     """
-    if config.kind == "unconditional":
-        return
     for name, users in _USED_BY.items():
+        if config.kind == "unconditional" and users != ("splitting",):
+            continue
         option, source = f"--memscan-{name.replace('_', '-')}", config.sources[name][1]
         is_given = source == option or (name == "canaries" and source != "default")
         if name == "base" and known_form(config.model) != "pipeline":
             continue  # nothing of it can be loaded without one
         if is_given and not set(users) & set(config.checks):
-            needs = " or ".join(users)
+            scan = users[0] if len(users) == 1 else "finextract"
             raise OptionError(
-                f"{option} has no effect: it is for {needs}, and this run has only "
+                f"{option} has no effect: it is for {' or '.join(users)}, and this run has only "
                 f"{', '.join(config.checks)}; leave it out, or ask for those scans with "
-                "--memscan-scans (memscan::finextract needs --memscan-base)"
+                f"--memscan-scans (memscan::{scan} needs {_NEEDS[scan]})"
             )

@@ -35,6 +35,8 @@ def shown_settings(config: Config) -> dict[str, tuple[str, str]]:
         )
     if config.scans is None:
         shown["scans"] = "every one that applies"
+    if "splitting" in config.checks:
+        shown["reach"] = f"{config.reach:,} images"
     if config.guidance_scale is None:
         shown["guidance_scale"] = "the pipeline's own"
     if not config.model_guidance:

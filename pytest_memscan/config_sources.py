@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_memscan.errors import OptionError
-from pytest_memscan.settings import Given
+from pytest_memscan.settings import Given, default_reports, parse_reports
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,6 +26,7 @@ TOML_KEYS = [
     "budget",
     "images_per_prompt",
     "copy_rate",
+    "reach",
     "guidance_scale",
     "model_guidance",
     "clustering",
@@ -66,6 +67,23 @@ def collect(
             option = "--memscan-" + name.replace("_", "-")
             raw[name] = Given(value=value, source=option, base=invocation_dir)
     return raw
+
+
+def json_report_path(
+    options: Mapping[str, Any], *, ini: Mapping[str, Any], rootdir: Path, invocation_dir: Path
+) -> Path:
+    """Where the verdict file goes, even when other settings are wrong."""
+    try:
+        given = options.get("report")
+        if given:
+            raw = Given(value=given, source="--memscan-report", base=invocation_dir)
+        else:
+            raw = collect(options, ini=ini, rootdir=rootdir, invocation_dir=invocation_dir)[
+                "report"
+            ]
+        return dict(parse_reports(raw, rootdir))["json"]
+    except (OptionError, KeyError):
+        return dict(default_reports(rootdir))["json"]
 
 
 def _read_toml(

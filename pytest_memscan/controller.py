@@ -175,6 +175,7 @@ class Controller:
             keys=pairs.load_keys(kept / "keys"),
             repeats=pairs.load_repeats(kept / "repeats"),
             finetunes=pairs.load_finetunes(kept / "finetunes"),
+            splitting=pairs.load_splitting(kept / "splitting"),
             images=self._settings.images,
         )
 
@@ -215,7 +216,8 @@ def write_not_run(reports: Sequence[tuple[str, Path]], checkpoint: str, reason: 
 def _name(settings: Config, checks: Iterable[CheckOutcome]) -> str:
     """The checkpoint as people name it, with its commit once that is known."""
     for check in () if settings.concepts else checks:  # a set is named after its file
-        for scan in (check.scan, check.prompt_scan, check.repeats, check.finetunes):
+        scans = (check.scan, check.splitting, check.prompt_scan, check.repeats, check.finetunes)
+        for scan in scans:
             if scan is not None:
                 return scan.provenance["checkpoint"]
     return settings.label

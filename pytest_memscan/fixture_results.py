@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pytest_memscan.errors import MemscanError
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
         PromptFinding,
         PromptScan,
         ScanResult,
+        SplittingScan,
+        SteeredCopy,
     )
 
 LevelName = Literal["low", "mid", "high", "confirmed"]
@@ -56,6 +59,84 @@ class CarliniResult:
     def findings(self) -> tuple[Finding, ...]:
         """Matches, closest first, one for each training image."""
         return self.scan.findings
+
+
+class SplittingResult:
+    """Rare copies and what they cost in normal use; see `results.SplittingScan`."""
+
+    def __init__(self, scan: SplittingScan) -> None:
+        self.scan = scan
+
+    def __repr__(self) -> str:
+        return (
+            f"<splitting: {self.extractable.value:g} training images expected within "
+            f"{self.scan.reach:,} images>"
+        )
+
+    @property
+    def extractable(self) -> Estimate:
+        """Training images whose first copy is expected within the reach; a count.
+
+        Its bounds count those that surely are, and those that may be; all of them confirmed.
+        """
+        return self.scan.metrics["extractable_images"]
+
+    @property
+    def leak_rate(self) -> Estimate:
+        """Share of ordinary images that are copies, from steered and unsteered ones together."""
+        return self.scan.leak_rate
+
+    @property
+    def plain_rate(self) -> Estimate:
+        """The same from images that were never steered; its bounds are exact."""
+        return self.scan.plain_rate
+
+    @property
+    def copies(self) -> tuple[SteeredCopy, ...]:
+        """Training images that some image copies, steered or not, likeliest first.
+
+        One whose copy did not come out again alone (`finding.confirmed` is False) is listed, but
+        never counts as extractable.
+        """
+        return self.scan.copies
+
+    def price(self, train_id: int) -> Estimate | None:
+        """Chance that one ordinary image copies a training image; None where no copy was found.
+
+        Near-duplicates are one training image, under the id that `copies` calls it by. Whether
+        its copy was confirmed says `copies`.
+
+        Raises:
+            MemscanError: It is not among the copies that were kept, and more were found.
+        """
+        for copy in self.copies:
+            if copy.finding.train_id == train_id:
+                return copy.rate
+        if len(self.copies) < self.scan.num_copies_total:
+            raise MemscanError(
+                f"memscan: training image {train_id} is not among the likeliest "
+                f"{len(self.copies)} of {self.scan.num_copies_total} copies, and only these are "
+                "kept"
+            )
+        return None
+
+    def expected_copies(self, num_images: int) -> Estimate:
+        """Copies expected among so many ordinary images, each counted as often as it comes.
+
+        For different training images, which come up again and again, see `scan.growth`.
+
+        Raises:
+            MemscanError: Fewer than one image.
+        """
+        if num_images < 1:
+            raise MemscanError(f"memscan: expected a number of images, got {num_images}")
+        rate = self.leak_rate
+        return replace(
+            rate,
+            value=num_images * rate.value,
+            lower=num_images * rate.lower,
+            upper=num_images * rate.upper,
+        )
 
 
 class PromptsResult:

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from pytest_memscan.errors import MemscanError
-from pytest_memscan.fixture_results import CarliniResult, FinetuneResult, PromptsResult
+from pytest_memscan.fixture_results import (
+    CarliniResult,
+    FinetuneResult,
+    PromptsResult,
+    SplittingResult,
+)
 
 if TYPE_CHECKING:
     from pytest_memscan.checkpoints.resolve import ResolvedCheckpoint
@@ -56,6 +61,19 @@ class Memscan:
         if outcome.prompt_scan is None:
             raise MemscanError("memscan: the checkpoint is unconditional; ask memscan.carlini()")
         return PromptsResult(outcome.prompt_scan)
+
+    def splitting(self) -> SplittingResult:
+        """Rare copies of an unconditional checkpoint, found by steering and priced without it.
+
+        Raises:
+            MemscanError: As `carlini`, or the weights say nothing, or not every training image
+                was screened. Or it does not apply: it needs the training images themselves.
+        """
+        __tracebackhide__ = True
+        outcome = self._checked("splitting")
+        if outcome.splitting is None:
+            raise MemscanError(f"memscan: {outcome.verdict}: {outcome.sentence}")
+        return SplittingResult(outcome.splitting)
 
     def extended_side(self) -> KeyScan:
         """Keys of a text-to-image checkpoint whose images hardly vary, planted ones among them.

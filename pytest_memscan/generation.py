@@ -260,16 +260,35 @@ def _sample(
         ) from None
     finally:
         handle.remove()
-    images = output.images.float().cpu()  # (batch, channels, height, width)
-    finite &= images.isfinite().flatten(1).all(dim=1)
-    blocked = getattr(output, "nsfw_content_detected", None) or [False] * len(rows)
+    blocked = getattr(output, "nsfw_content_detected", None)
+    return as_stored(output.images, rows, finite=finite.numpy(), blocked=blocked)
+
+
+def as_stored(
+    images: torch.Tensor,
+    rows: Sequence[PlanRow],
+    *,
+    finite: NDArray[np.bool_],
+    blocked: Sequence[bool] | None = None,
+) -> list[StoredImage]:
+    """Images as they are kept: 8 bits, with the reason why one must not be counted.
+
+    Args:
+        images: ``(batch, channels, height, width)`` in [0, 1].
+        rows: One for each image.
+        finite: ``(batch,)`` whether every denoiser output was finite.
+        blocked: Whether a safety checker replaced each image.
+    """
+    images = images.float().cpu()
+    finite = finite & images.isfinite().flatten(1).all(dim=1).numpy()
     levels = images.nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8)
     pixels = levels.permute(0, 2, 3, 1).numpy()
+    replaced = [False] * len(rows) if blocked is None else blocked
     return [
         StoredImage(
             sample_id=row.sample_id,
             seed=row.seed,
-            invalid=why_invalid(pixels[index], finite=bool(finite[index]), blocked=blocked[index]),
+            invalid=why_invalid(pixels[index], finite=bool(finite[index]), blocked=replaced[index]),
             pixels=pixels[index],
         )
         for index, row in enumerate(rows)

@@ -92,6 +92,14 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
             "images of a fine-tune: 0.02)",
         },
     ),
+    (
+        "reach",
+        {
+            "metavar": "N",
+            "help": "a training image whose first copy memscan::splitting expects within so many "
+            "ordinary images counts (default: 1000000)",
+        },
+    ),
     ("guidance-scale", {"metavar": "X", "help": "of a text-to-image pipeline (default: its own)"}),
     (
         "model-guidance",

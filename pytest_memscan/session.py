@@ -30,10 +30,11 @@ from pytest_memscan.gate import (
     judge_repeats,
     judge_scan,
     judge_screening,
+    judge_splitting,
     judge_status,
     not_applicable,
 )
-from pytest_memscan.generating import Recipe
+from pytest_memscan.generating import Recipe, Variant
 from pytest_memscan.inputs import Inputs, ProgressDisplay
 from pytest_memscan.policy import check_can_be_shown
 from pytest_memscan.results import (
@@ -43,6 +44,7 @@ from pytest_memscan.results import (
     PromptResults,
     Repeats,
     ScanResult,
+    SplittingScan,
     Verdict,
 )
 from pytest_memscan.settings import DEFAULT_IMAGES, PIXELS, Budget
@@ -128,6 +130,8 @@ class Session:
             return judge_repeats(self.repeats, thresholds)
         if name == "finextract":
             return judge_finetunes(self.finetunes, thresholds)
+        if name == "splitting":
+            return judge_splitting(self.splitting, thresholds)
         if kind == "unconditional":
             return judge_scan(self.carlini, thresholds)
         if name == "prompt_detectors":
@@ -156,6 +160,15 @@ class Session:
             MemscanError: It could not be done.
         """
         return self._once("carlini", ScanResult, self._scan)
+
+    @cached_property
+    def splitting(self) -> SplittingScan:
+        """Rare copies and their price, likewise.
+
+        Raises:
+            MemscanError: It could not be done.
+        """
+        return self._once("splitting", SplittingScan, self._split)
 
     @cached_property
     def repeats(self) -> Repeats:
@@ -221,6 +234,8 @@ class Session:
             return self._finetune_scanners[0].folder
         if name == "duplicates" and self.inputs.situation.has_base:
             return self.work_dir / name  # nothing is generated for it
+        if name == "splitting":
+            return self._stochastic_recipe.store_dir
         return self._recipe.store_dir
 
     def close(self) -> None:
@@ -248,6 +263,41 @@ class Session:
             inputs.require_unchanged()
             pairs = self.work_dir / "pairs"
             save_pairs(pairs, result.findings, sampler.pixels_of, inputs.train_pixels)
+        return result
+
+    def _split(self) -> SplittingScan:
+        from pytest_memscan.reports.pairs import save_splitting
+        from pytest_memscan.scans.splitting import Splitting, least_images
+        from pytest_memscan.store import ImageStore
+
+        inputs, config, recipe = self.inputs, self.config, self._stochastic_recipe
+        pixels = inputs.train_data.pixels
+        store = ImageStore(recipe.store_dir, spec=recipe.spec)
+        try:
+            with self.progress("splitting: steering") as report:
+                num_targets = len(inputs.reference.groups.representatives)
+                default = least_images(num_targets, config.steps, default=DEFAULT_IMAGES)
+                budget = config.budget or Budget(num_images=default)
+                splitting = Splitting(
+                    load_pipeline=inputs.pipeline,
+                    store=store,
+                    num_images=recipe.images_of(budget, store),
+                    seed=config.seed,
+                    batch_size=recipe.batch_size,
+                    steps=config.steps,
+                    dtype=config.dtype,
+                    reach=config.reach,
+                    reference=inputs.reference,
+                    pixels=pixels,
+                    holdout=None if inputs.holdout is None else inputs.holdout.pixels,
+                    progress=report,
+                )
+                result = splitting.scan(coverage=inputs.coverage(), provenance=recipe.provenance())
+                inputs.require_unchanged()
+                folder = self.work_dir / "splitting"
+                save_splitting(folder, result, splitting.pixels_of, pixels)
+        finally:
+            store.close()
         return result
 
     def _find_repeats(self) -> Repeats:
@@ -354,6 +404,12 @@ class Session:
 
         base = Recipe(inputs=self.inputs, cache_dir=self.cache_dir)
         return PromptScanner(inputs=self.inputs, texts_in=self.prompt_inputs, base=base)
+
+    @cached_property
+    def _stochastic_recipe(self) -> Recipe:
+        """As the checkpoint's own, but with noise at every step."""
+        variant = Variant(record={"eta": 1.0}, load=self.inputs.pipeline)
+        return Recipe(inputs=self.inputs, cache_dir=self.cache_dir, variant=variant)
 
     @cached_property
     def _recipe(self) -> Recipe:

@@ -19,7 +19,7 @@ from pytest_memscan.data.sources import DataSource, parse_source
 from pytest_memscan.errors import OptionError, shown_path
 from pytest_memscan.policy import DEFAULT_POLICY, Threshold, parse_threshold
 
-SCANS = ("finextract", "carlini", "repeats", "prompt_detectors", "extended_side")
+SCANS = ("finextract", "carlini", "splitting", "repeats", "prompt_detectors", "extended_side")
 REPORT_FORMATS = ("json", "html")
 DTYPES = ("float32", "bfloat16", "float16")
 ImageMode = Literal["none", "blurred", "clear"]
@@ -31,6 +31,7 @@ MAX_GUIDANCE_SCALE = 100
 DEFAULT_BATCH_SIZE = {"unconditional": 32, "text-to-image": 10}
 DEFAULT_IMAGES_PER_PROMPT = 500  # Carlini et al. 2023, section 4.2
 DEFAULT_COPY_RATE = 0.1  # a prompt that gives one image this often must be found
+DEFAULT_REACH = 1_000_000  # images within which the first copy of a training image counts
 COPY = "builtin:copy"  # the descriptor that comes along, where pixels will not do
 PIXELS = "pixels"  # the measure that needs no descriptor: neighbour-normalised L2
 

@@ -150,7 +150,6 @@ def first_output(output: Any) -> torch.Tensor:
 def _stepping(scheduler: Any, on_step: OnStep) -> Iterator[None]:
     """Tells of every ``scheduler.step`` of this one scheduler object."""
     original = scheduler.step
-    had_its_own = "step" in vars(scheduler)
 
     # Pipelines look at the signature of `step` for what it takes; `wraps` keeps it.
     @functools.wraps(original)
@@ -158,11 +157,19 @@ def _stepping(scheduler: Any, on_step: OnStep) -> Iterator[None]:
         on_step(model_output, float(timestep))
         return original(model_output, timestep, *args, **kwargs)
 
-    scheduler.step = step
+    with replaced(scheduler, "step", step):
+        yield
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Another method of this one object for the time being; what was there is put back."""
+    had_its_own, before = name in vars(owner), getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
         if had_its_own:
-            scheduler.step = original
+            setattr(owner, name, before)
         else:
-            del scheduler.step
+            delattr(owner, name)

@@ -11,6 +11,7 @@ from pytest_memscan.gate.prompts import (
     judge_prompt_coverage,
     judge_repeats_coverage,
 )
+from pytest_memscan.gate.splitting import judge_splitting_coverage
 from pytest_memscan.gate.verdicts import worst
 from pytest_memscan.policy import Threshold
 from pytest_memscan.results import CheckOutcome, Integrity, RunResult, Verdict
@@ -51,6 +52,8 @@ def judge_coverages(check: CheckOutcome) -> Iterator[tuple[Verdict, str]]:
     """Whether what one check measured was measured on everything."""
     if check.scan is not None:
         yield judge_coverage(check.scan.coverage)
+    if check.splitting is not None:
+        yield from judge_splitting_coverage(check.splitting)
     if check.prompt_scan is not None:
         yield judge_prompt_coverage(check.prompt_scan)
     if check.keys is not None:
@@ -103,7 +106,11 @@ def judge_run(
         scans = (
             check
             for check in complete
-            if check.scan or check.prompt_scan or check.repeats or check.finetunes
+            if check.scan
+            or check.splitting
+            or check.prompt_scan
+            or check.repeats
+            or check.finetunes
         )
         decisive = next(scans, decisive)
     return RunResult(

@@ -1,4 +1,4 @@
-"""Where the parts of the two charts lie; ``charts.html.j2`` draws them.
+"""Where the parts of the charts lie; ``charts.html.j2`` draws them.
 
 Positions are in the units of a ``WIDTH`` by ``HEIGHT`` view box with the origin at the top left.
 The box is small, so that its letters are still readable when a telephone shrinks it.
@@ -71,6 +71,8 @@ class Chart:
     bars: tuple[Bar, ...] = ()
     marks: tuple[Mark, ...] = ()
     bands: tuple[Markup, ...] = ()  # polygon points
+    compared_bands: tuple[Markup, ...] = ()  # of what stands beside it for comparison
+    compared: Markup | None = None
     solid: Markup | None = None
     dashed: Markup | None = None
     end: tuple[float, float] | None = None  # where measuring stopped
@@ -89,7 +91,7 @@ def histogram(scan: ScanResult) -> Chart | None:
     cuts.append((cut, f"confirmed {cut:.2f}", True))
     highest = max(max(edge + BIN_WIDTH for edge, _ in bins), max(each[0] for each in cuts) + 0.05)
     x, x_ticks = _axis(highest, LEFT, RIGHT)
-    marks = _marks(cuts, x)
+    marks = place_marks(cuts, x)
     top = max([TOP, *(mark.label_y + 8 for mark in marks)])
     y, y_ticks = _axis(max(count for _, count in bins), BOTTOM, top)
     total = sum(count for _, count in bins)
@@ -171,7 +173,7 @@ def _bar(edge: float, count: int, *, x: Scale, y: Scale, is_confirmed: bool) -> 
     )
 
 
-def _marks(cuts: Sequence[tuple[float, str, bool]], x: Scale) -> tuple[Mark, ...]:
+def place_marks(cuts: Sequence[tuple[float, str, bool]], x: Scale) -> tuple[Mark, ...]:
     """Vertical lines whose labels do not overlap, and that do not cross each other's labels."""
     marks: list[Mark] = []
     taken: list[tuple[float, int]] = []  # right end and line of the labels so far
@@ -196,7 +198,7 @@ def _marks(cuts: Sequence[tuple[float, str, bool]], x: Scale) -> tuple[Mark, ...
 
 def _axis(highest: float, start: float, end: float) -> tuple[Scale, tuple[Tick, ...]]:
     """A linear scale from 0 at ``start`` to at least ``highest`` at ``end``, and its ticks."""
-    step = _step(highest)
+    step = nice_step(highest)
     limit = step * math.ceil(highest / step - 1e-9)
 
     def scale(value: float) -> float:
@@ -213,7 +215,7 @@ def _tick_label(number: float) -> str:
     return f"{number / 1e6:g}M" if number >= 1e6 else f"{number / 1000:g}k"
 
 
-def _step(highest: float) -> float:
+def nice_step(highest: float) -> float:
     """The 1, 2 or 5 times a power of ten that cuts an axis into at most five parts."""
     least = highest / 5
     power = float(10 ** math.floor(math.log10(least)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pytest_memscan.reports.columns import aligned
+from pytest_memscan.reports.estimates import bounds_heading, bounds_text
 from pytest_memscan.reports.finetune_text import (
     NO_TRAINING_IMAGES,
     NOT_PROVEN,
@@ -31,8 +32,6 @@ from pytest_memscan.reports.finetune_text import (
 )
 from pytest_memscan.reports.prompt_text import prompts_text
 from pytest_memscan.reports.text import (
-    bounds_heading,
-    bounds_text,
     controls_text,
     coverage_text,
     escape,

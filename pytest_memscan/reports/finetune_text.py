@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pytest_memscan.reports.estimates import is_exact
 from pytest_memscan.reports.text import (
     escape,
     generated_name,
-    is_exact,
     percent,
     score,
     train_name,

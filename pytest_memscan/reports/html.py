@@ -6,18 +6,16 @@ through ``escape`` and then through autoescape, whether the template asks for it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from markupsafe import escape as escape_html
 from numpy.typing import NDArray
 
-from pytest_memscan.reports import charts, finetune_text, key_text, prompt_text, text
+from pytest_memscan.reports import charts, filters, prompt_text
 from pytest_memscan.reports.finetune_pictures import FinetunePicture, finetune_sections
 from pytest_memscan.reports.pictures import ImagePolicy, Picture, embed
 from pytest_memscan.reports.prompt_pictures import (
@@ -28,7 +26,8 @@ from pytest_memscan.reports.prompt_pictures import (
     prompt_sections,
     repeat_sections,
 )
-from pytest_memscan.results import Estimate, Finding, RunResult, ScanResult, ThresholdOutcome
+from pytest_memscan.reports.splitting_pictures import SteeredPicture, splitting_sections
+from pytest_memscan.results import Finding, RunResult, ScanResult, ThresholdOutcome
 
 MAX_PAIRS = 60  # drawn in one report
 MAX_GROUPS = 6  # of duplicates drawn
@@ -36,7 +35,6 @@ MAX_MEMBERS = 4  # of each of them
 MAX_IDS = 20  # named in one group
 NUM_OPEN = 12  # pairs shown before a click; the charts below them matter more than the 13th
 NUM_OPEN_PROMPTS = 6  # likewise; such a card is twice as high
-MAX_TEXT = 4000  # characters of any one string
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,6 +93,7 @@ def to_html(
     keys: Sequence[KeyPicture] = (),
     repeats: Sequence[RepeatPicture] = (),
     finetunes: Sequence[FinetunePicture] = (),
+    splitting: Sequence[SteeredPicture] = (),
     images: ImagePolicy,
 ) -> str:
     """The whole report as one HTML document.
@@ -109,6 +108,7 @@ def to_html(
         keys: Mean images of the flagged keys, lowest variance first.
         repeats: The images of the largest groups of repeats.
         finetunes: What was extracted from fine-tunes, beside training images.
+        splitting: Copies that were found by steering, likeliest first.
         images: ``"blurred"`` forgets the details before anything is embedded, ``"none"``
             embeds nothing, ``"clear"`` shows the images as they are.
 
@@ -134,6 +134,7 @@ def to_html(
         key_sections=key_sections(result, keys, images),
         repeat_sections=repeat_sections(result, repeats, images),
         finetune_sections=finetune_sections(result, finetunes, images),
+        splitting_sections=splitting_sections(result, splitting, images),
         duplicates=[check.duplicates for check in result.checks if check.duplicates is not None],
         groups=group_cards,
         integrities=[check.integrity for check in result.checks if check.integrity is not None],
@@ -181,100 +182,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
-        finalize=_harmless,
+        finalize=filters.harmless,
     )
-    environment.filters.update(_filters() | _prompt_filters() | _finetune_filters())
+    environment.filters.update(filters.all_filters())
+    environment.globals.update(filters.CONSTANTS)
     environment.globals.update(WIDTH=charts.WIDTH, HEIGHT=charts.HEIGHT, BOTTOM=charts.BOTTOM)
     environment.globals.update(LEFT=charts.LEFT, RIGHT=charts.RIGHT, NUM_OPEN=NUM_OPEN)
     environment.globals.update(MAX_IDS=MAX_IDS, NUM_OPEN_PROMPTS=NUM_OPEN_PROMPTS)
-    environment.globals.update(PROBE=prompt_text.PROBE)
-    environment.globals.update(NOTHING_TO_COMPARE=key_text.NOTHING_TO_COMPARE)
-    environment.globals.update(NOT_PROVEN=finetune_text.NOT_PROVEN)
-    environment.globals.update(NO_TRAINING_IMAGES=finetune_text.NO_TRAINING_IMAGES)
     return environment
-
-
-def _harmless(value: object) -> object:
-    """What the template prints; markup was made by this package and is left alone."""
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return text.escape(str(value), limit=MAX_TEXT)
-    return value
-
-
-def _filters() -> dict[str, Callable[..., Any]]:
-    return {
-        "bounds": lambda estimate: _keep_together(text.bounds_text(estimate)),
-        "check_name": text.check_name,
-        "confirmed_text": text.confirmed_text,
-        "control_range": text.control_range,
-        "duplicates_text": text.duplicates_text,
-        "duration": lambda seconds: _keep_together(text.duration(seconds)),
-        "generated_name": text.generated_name,
-        "number": lambda number: f"{number:,}",
-        "percent": lambda share: _keep_together(text.percent(share)),
-        "quantity": text.quantity,
-        "score": text.score,
-        "sentence": _sentence,
-        "shared_bounds": _bounds_heading,
-        "train_name": text.train_name,
-        "value": lambda estimate: _keep_together(text.value_text(estimate)),
-        "verdict_word": text.verdict_word,
-    }
-
-
-def _prompt_filters() -> dict[str, Callable[..., Any]]:
-    return {
-        "decision": prompt_text.decision_text,
-        "direction": prompt_text.direction,
-        "fixed": lambda finding: _keep_together(prompt_text.fixed_text(finding)),
-        "flagged_text": key_text.flagged_text,
-        "memorised_text": prompt_text.memorised_text,
-        "near": prompt_text.near_text,
-        "opening": lambda words: words[:1].upper() + words[1:],
-        "place": prompt_text.place_text,
-        "planned_text": prompt_text.planned_text,
-        "power_text": lambda rule: _keep_together(prompt_text.power_text(rule)),
-        "prompt_name": prompt_text.prompt_name,
-        "repeats_text": lambda repeats: _keep_together(key_text.repeats_text(repeats)),
-        "shown_text": lambda repeats: _keep_together(key_text.shown_text(repeats)),
-        "times": prompt_text.times_text,
-        "unsettled_text": prompt_text.unsettled_text,
-        "unusable_places": prompt_text.unusable_places,
-        "variance": prompt_text.variance,
-    }
-
-
-def _finetune_filters() -> dict[str, Callable[..., Any]]:
-    return {
-        "average_text": finetune_text.average_text,
-        "captions_text": finetune_text.captions_text,
-        "concept_text": finetune_text.concept_text,
-        "copied_text": finetune_text.copied_text,
-        "count_of": finetune_text.count_of,
-        "differs_text": lambda fit: _keep_together(finetune_text.differs_text(fit)),
-        "kind_text": finetune_text.kind_text,
-        "method_labels": finetune_text.method_labels,
-        "num_elsewhere": finetune_text.num_elsewhere,
-        "num_train_images": finetune_text.num_train_images,
-        "finetune_shown_text": lambda each: _keep_together(finetune_text.shown_text(each)),
-        "shown_label": finetune_text.shown_label,
-        "shown_position": finetune_text.shown_position,
-        "evidence_text": finetune_text.evidence_text,
-        "similarity": finetune_text.similarity_text,
-        "similarity_bounds": finetune_text.similarity_bounds,
-        "whole": finetune_text.whole,
-    }
-
-
-def _bounds_heading(estimates: Sequence[Estimate]) -> str:
-    return _keep_together(text.bounds_heading(estimates))
-
-
-def _keep_together(words: str) -> str:
-    return words.replace(" %", "\u00a0%")
-
-
-def _sentence(sentence: str) -> Markup:
-    """A message with its line breaks, which the style sheet keeps."""
-    lines = text.sentence_lines(sentence, limit=MAX_TEXT)
-    return Markup("\n").join(escape_html(line) for line in lines)

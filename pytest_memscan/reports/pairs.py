@@ -29,6 +29,7 @@ from pytest_memscan.reports.prompt_pictures import (
     RepeatPicture,
 )
 from pytest_memscan.reports.prompt_text import is_memorised
+from pytest_memscan.reports.splitting_pictures import MAX_PICTURES, SteeredPicture
 from pytest_memscan.results import (
     Duplicates,
     Finding,
@@ -36,10 +37,13 @@ from pytest_memscan.results import (
     KeyFinding,
     PromptFinding,
     Repeats,
+    SplittingScan,
 )
 
 Pixels = NDArray[np.uint8]
-P = TypeVar("P", Pair, Group, PromptPicture, KeyPicture, RepeatPicture, FinetunePicture)
+P = TypeVar(
+    "P", Pair, Group, PromptPicture, KeyPicture, RepeatPicture, FinetunePicture, SteeredPicture
+)
 
 
 def save_pairs(
@@ -211,6 +215,38 @@ def _finetune_pictures(
 def load_finetunes(folder: Path) -> list[FinetunePicture]:
     """What `save_finetunes` kept."""
     return _load(folder, FinetunePicture)
+
+
+def save_splitting(
+    folder: Path,
+    scan: SplittingScan,
+    pixels_of: Callable[[int], Pixels],
+    train: Pixels | None,
+) -> None:
+    """Keep the likeliest copies, each with its training image.
+
+    Args:
+        folder: Where.
+        scan: Names them.
+        pixels_of: Pixels of a generated image by its sample id, ``(height, width, channels)``
+            uint8.
+        train: As for `save_pairs`.
+    """
+    if train is not None:
+        pictures = (
+            SteeredPicture(
+                finding=each.finding,
+                steered=pixels_of(each.finding.sample_id),
+                train=train[each.finding.train_id],
+            )
+            for each in scan.copies[:MAX_PICTURES]
+        )
+        _save(folder, pictures)
+
+
+def load_splitting(folder: Path) -> list[SteeredPicture]:
+    """What `save_splitting` kept."""
+    return _load(folder, SteeredPicture)
 
 
 def _firsts(

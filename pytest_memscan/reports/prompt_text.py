@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from pytest_memscan.reports.estimates import value_text
 from pytest_memscan.reports.text import (
     escape,
     percent,
     quantity,
     reason_counts,
     train_name,
-    value_text,
 )
 from pytest_memscan.results import (
     CallCount,

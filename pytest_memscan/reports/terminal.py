@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from pytest_memscan.reports.columns import aligned
-from pytest_memscan.reports.finetune_lines import finetune_lines, other_estimates
-from pytest_memscan.reports.prompt_lines import prompt_lines
-from pytest_memscan.reports.text import (
+from pytest_memscan.reports.estimates import (
     bounds_heading,
     bounds_text,
-    check_name,
     confirmed_text,
+    reason,
+    split_expression,
+    value_text,
+)
+from pytest_memscan.reports.finetune_lines import finetune_lines, other_estimates
+from pytest_memscan.reports.prompt_lines import prompt_lines
+from pytest_memscan.reports.splitting_lines import splitting_lines
+from pytest_memscan.reports.splitting_text import sound_metrics
+from pytest_memscan.reports.text import (
+    check_name,
     controls_text,
     coverage_text,
     cut_text,
@@ -24,11 +31,8 @@ from pytest_memscan.reports.text import (
     generated_name,
     percent,
     quantity,
-    reason,
     sentence_lines,
-    split_expression,
     train_name,
-    value_text,
     verdict_word,
     wrap,
 )
@@ -78,6 +82,7 @@ def summary_lines(result: RunResult, *, verbosity: int, width: int) -> list[str]
         lines += _explanations(result, verbosity=verbosity, width=width)
         for scan in _scans(result):
             lines += _scan_lines(scan, verbosity=verbosity, width=width)
+        lines += splitting_lines(result, verbosity=verbosity, width=width)
         lines += prompt_lines(result, verbosity=verbosity, width=width)
         lines += finetune_lines(result, verbosity=verbosity, width=width)
         lines += [
@@ -112,7 +117,7 @@ def _table(result: RunResult) -> list[str]:
     """Thresholds first, then the other metrics, for information."""
     thresholds = _thresholds(result)
     named = {split_expression(each)[0] for each in thresholds}
-    levels = [*_level_estimates(result, named), *_prompt_estimates(result, named)]
+    levels = [*_level_estimates(result, named), *_other_estimates(result, named)]
     if not thresholds and not levels:
         return []
     measured = [each.estimate for each in thresholds if each.estimate is not None]
@@ -133,8 +138,11 @@ def _level_estimates(result: RunResult, shown: set[str]) -> Iterator[tuple[str, 
                     yield f"{prefix}{name}_{level.name}", estimate
 
 
-def _prompt_estimates(result: RunResult, shown: set[str]) -> Iterator[tuple[str, Estimate]]:
+def _other_estimates(result: RunResult, shown: set[str]) -> Iterator[tuple[str, Estimate]]:
     for check in result.checks:
+        if check.splitting is not None:
+            others = sound_metrics(check.splitting).items()
+            yield from ((name, each) for name, each in others if name not in shown)
         for measured in (check.prompt_scan, check.keys, check.repeats):
             metrics = {} if measured is None else measured.metrics
             yield from ((name, metrics[name]) for name in metrics if name not in shown)

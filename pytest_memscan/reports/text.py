@@ -1,4 +1,4 @@
-"""The words and numbers that every report shares: names, shares, limits, and safe text."""
+"""The words and numbers that every report shares: names, shares, and safe text."""
 
 from __future__ import annotations
 
@@ -11,15 +11,10 @@ from pytest_memscan.results import (
     Control,
     Coverage,
     Duplicates,
-    Estimate,
     Measure,
-    ScanResult,
-    ThresholdOutcome,
     Verdict,
 )
 
-_OPPOSITE = {"<=": ">", "<": ">=", ">=": "<", ">": "<=", "==": "!="}
-_EXPRESSION = re.compile(r"\s*(\w+)\s*(<=|>=|==|<|>)\s*(\S+)\s*")
 # GitHub reads `::command::` at the start of a line, and `##[command]` anywhere in one. Wrapping
 # can move any word to the start of a line, so every word counts as a start.
 _WORKFLOW_COMMAND = re.compile(r"(?:(?<=\s)|^)(?=::)|(?<=#)(?=#(?:\[|vso\[))")
@@ -70,15 +65,6 @@ def generated_name(sample_id: int) -> str:
 def check_name(name: str) -> str:
     """``"carlini"``, whether the check was recorded by name or by its pytest id."""
     return name.removeprefix("memscan::")
-
-
-def confirmed_text(scan: ScanResult) -> str:
-    """How many distinct training images are confirmed as copied."""
-    extracted = scan.metrics.get("extracted")
-    if extracted is not None:
-        return value_text(extracted)
-    # Second choice: `findings` may have been cut to what a report can hold.
-    return str(sum(finding.confirmed for finding in scan.findings))
 
 
 def control_range(control: Control) -> str:
@@ -171,67 +157,6 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def is_exact(estimate: Estimate) -> bool:
-    """Whether the number was counted, so that bounds would say nothing."""
-    return estimate.num_trials == 0
-
-
-def value_text(estimate: Estimate) -> str:
-    """The measured number: a count as it is, a rate as a percentage."""
-    return quantity(estimate.value) if is_exact(estimate) else percent(estimate.value)
-
-
-def bounds_text(estimate: Estimate) -> str:
-    """``"[1.90 %, 4.70 %]"``, or ``"exact"`` for a count."""
-    if is_exact(estimate):
-        return "exact"
-    return f"[{percent(estimate.lower)}, {percent(estimate.upper)}]"
-
-
-def bounds_heading(estimates: Sequence[Estimate]) -> str:
-    """``"95 % bounds"``, without the number where the estimates do not share one."""
-    levels = {estimate.confidence for estimate in estimates if not is_exact(estimate)}
-    return f"{100 * levels.pop():g} % bounds" if len(levels) == 1 else "bounds"
-
-
-def split_expression(outcome: ThresholdOutcome) -> tuple[str, str, str]:
-    """Metric, operator and limit of a threshold, the limit in the unit of the measured number.
-
-    An expression of another form comes back whole, as the metric.
-    """
-    match = _EXPRESSION.fullmatch(outcome.expression)
-    if match is None:
-        return escape(outcome.expression), "", ""
-    metric, operator, limit = match.groups()
-    if outcome.estimate is None or is_exact(outcome.estimate):
-        return metric, operator, limit
-    try:
-        return metric, operator, f"{100 * float(limit):g} %"
-    except ValueError:
-        return metric, operator, limit
-
-
-def reason(outcome: ThresholdOutcome) -> str:
-    """The threshold against what was measured: ``"extracted 143 > 0"``."""
-    metric, operator, limit = split_expression(outcome)
-    estimate = outcome.estimate
-    if estimate is None or not operator:
-        return outcome_expression(outcome)
-    measured = value_text(estimate)
-    if not is_exact(estimate):
-        measured = f"{measured} {bounds_text(estimate)}"
-    if outcome.verdict is Verdict.PASS:
-        return f"{metric} {measured} {operator} {limit}"
-    if outcome.verdict is Verdict.FAIL and operator in _OPPOSITE:
-        return f"{metric} {measured} {_OPPOSITE[operator]} {limit}"
-    return f"{metric} {measured}, limit {operator} {limit}"
-
-
-def outcome_expression(outcome: ThresholdOutcome) -> str:
-    """The threshold as it was written."""
-    return escape(outcome.expression)
 
 
 def sentence_lines(sentence: str, *, limit: int = 1000) -> Iterator[str]:

@@ -16,7 +16,13 @@ from scipy import special
 
 from pytest_memscan.errors import TrainDataError
 from pytest_memscan.results import Calibration, Estimate, Finding, Measure
-from pytest_memscan.similarity.calibration import FALSE_MATCHES, MIN_NULL, calibrate, fit_null
+from pytest_memscan.similarity.calibration import (
+    FALSE_MATCHES,
+    MIN_NULL,
+    MIN_PROBABILITY,
+    calibrate,
+    fit_null,
+)
 from pytest_memscan.similarity.reference import NearestTrain, Reference
 
 HISTOGRAM_STEP = 0.05
@@ -79,9 +85,13 @@ class Cut:
 
 
 def calibrate_on_real_images(
-    reference: Reference, holdout: NDArray[np.uint8] | None, *, num_generated: int
+    reference: Reference,
+    holdout: NDArray[np.uint8] | None,
+    *,
+    num_generated: int,
+    least_probability: float = MIN_PROBABILITY,
 ) -> Cut:
-    """The confirmed cut: of two nulls, by the one that asks for more."""
+    """The confirmed cut: of two nulls, by the one that asks for more; see `calibrate`."""
     nulls = {"leave-one-out": reference.null}
     if holdout is not None:
         nulls["held-out"] = _null_of_holdout(reference, holdout)
@@ -102,6 +112,7 @@ def calibrate_on_real_images(
                 level_cut=reference.levels[-1].cut,
                 measure=reference.measure,
                 caveat=reference.caveat,
+                least_probability=least_probability,
             )
         except ValueError as error:
             raise TrainDataError(f"the training images cannot be calibrated on: {error}") from None

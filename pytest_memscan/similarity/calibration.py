@@ -60,6 +60,7 @@ def calibrate(
     level_cut: float,
     measure: Measure,
     caveat: str = "",
+    least_probability: float = MIN_PROBABILITY,
 ) -> tuple[Calibration, float]:
     """The cut that a confirmed copy reaches, and the same as a dissimilarity.
 
@@ -70,12 +71,13 @@ def calibrate(
         level_cut: Cut of the closest level; confirmed matches lie below it too.
         measure: Units of the scores in the result.
         caveat: Added to the rule, where the measure has a weakness here.
+        least_probability: Of a false match of one image; the cut goes no lower.
 
     Raises:
         ValueError: Too few real images.
     """
     tail = fit_null(null)
-    probability = max(MIN_PROBABILITY, FALSE_MATCHES / num_generated)
+    probability = max(least_probability, FALSE_MATCHES / num_generated)
     cut = min(level_cut, tail.quantile(probability))
     at_cut = tail.probability(cut)
     calibration = Calibration(

@@ -162,7 +162,7 @@ def test_a_limit_on_copies_without_training_images(
     gate: Gate, pytester: pytest.Pytester, model: Path
 ) -> None:
     words = ('--memscan-fail: "extracted <= 0" cannot be judged', "pass --memscan-train-data")
-    check(gate(str(model)), pytester.path, *words)
+    check(gate(str(model), every_scan=True), pytester.path, *words)
 
 
 def test_no_training_images_were_named(gate: Gate, pytester: pytest.Pytester, model: Path) -> None:

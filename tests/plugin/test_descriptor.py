@@ -112,6 +112,13 @@ def test_an_index_keeps_names_and_pixels_to_itself(index: Path, leaky_images: Pa
     assert np.asarray(Image.open(leaky_images / "000.png")).tobytes() not in kept
 
 
+def test_an_index_has_the_checks_that_need_no_images(gate: Gate, index: Path) -> None:
+    options = (COPY, f"--memscan-train-data=index:{index}", "--collect-only", "-q")
+    result = gate("builtin:leaky", *options, every_scan=True)
+    ids = [f"memscan::{name}" for name in ("integrity", "duplicates", "carlini", "status")]
+    assert [line for line in result.outlines if line.startswith("memscan::")] == ids
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -121,6 +128,10 @@ def test_an_index_keeps_names_and_pixels_to_itself(index: Path, leaky_images: Pa
         (("--memscan-train-data=index:nowhere",), "nowhere: there is no such folder*"),
         (("--memscan-holdout=index:{index}",), "--memscan-holdout takes images, not an index*"),
         (("--memscan-train-data=index:{index}",), "add --memscan-descriptor builtin:copy*"),
+        (
+            ("--memscan-train-data=index:{index}", COPY, "--memscan-scans=splitting"),
+            "splitting cannot scan builtin:clean: an index holds descriptors only*",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_a_usage_error(

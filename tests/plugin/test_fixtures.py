@@ -142,6 +142,18 @@ def test_a_scan_that_cannot_see_raises_instead_of_giving_numbers(
     assert read_report(pytester.path)["verdict"] == "error"
 
 
+def test_a_scan_that_does_not_apply_raises_with_the_reason(
+    pytester: pytest.Pytester, tmp_path: Path
+) -> None:
+    model = save_tiny_checkpoint(tmp_path / "model")
+    pytester.makepyfile("def test_own(memscan): memscan.splitting()")
+    result = pytester.runpytest_inprocess(f"--memscan={model}", "-k", "test_own")
+    result.assert_outcomes(failed=1, deselected=3)
+    result.stdout.fnmatch_lines(
+        ["E *MemscanError: memscan: not_applicable: no training images were given, and it steers*"]
+    )
+
+
 def test_a_fixture_that_cannot_be_had_is_an_error_in_one_line(
     gate: Gate, pytester: pytest.Pytester, tmp_path: Path
 ) -> None:

@@ -36,10 +36,10 @@ def test_a_model_on_the_hub_is_scanned_by_its_commit(
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
         options = (f"--memscan-train-data={images}", "--memscan-steps=2")
-        first = gate("org/model", *options, subprocess=True)
+        first = gate("org/model", *options, subprocess=True, every_scan=True)
     assert first.ret == pytest.ExitCode.OK
     # Before it was fetched it might have been a text-to-image checkpoint, or a LoRA of one.
-    first.assert_outcomes(passed=4, skipped=3)
+    first.assert_outcomes(passed=5, skipped=3)
     report = read_report(pytester.path)
     skipped = {"finextract", "prompt_detectors", "extended_side"}
     verdicts = {check["name"]: check["verdict"] for check in report["checks"]}
@@ -47,7 +47,9 @@ def test_a_model_on_the_hub_is_scanned_by_its_commit(
     assert report["checkpoint"] == f"org/model@{commit[:7]}"
     assert commit in str(report)
     # The Hub is gone; the commit is in the cache.
-    again = gate(f"org/model@{commit}", "--memscan-offline", *options, subprocess=True)
+    again = gate(
+        f"org/model@{commit}", "--memscan-offline", *options, subprocess=True, every_scan=True
+    )
     assert again.ret == pytest.ExitCode.OK
 
 
@@ -61,8 +63,9 @@ def test_a_model_that_is_not_there_is_an_error_in_one_line(
     with HubServer.running() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-        result = gate("org/nothing", f"--memscan-train-data={images}", subprocess=True)
-    result.assert_outcomes(errors=7)
+        option = f"--memscan-train-data={images}"
+        result = gate("org/nothing", option, subprocess=True, every_scan=True)
+    result.assert_outcomes(errors=8)
     result.stdout.fnmatch_lines(["memscan: error: *org/nothing*"])
     result.stdout.no_fnmatch_line("*Traceback*")
     assert read_report(pytester.path)["verdict"] == "error"
@@ -82,8 +85,11 @@ def test_a_lora_on_the_hub_is_scanned_with_the_base_that_its_card_names(
         commit = hub.add("org/lora", files).branches["main"]
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-        options = ("--memscan-budget=10img", "--memscan-steps=2", "--memscan-copy-rate=0.5")
-        gate("org/lora", f"--memscan-train-data={data}", *options, subprocess=True)
+        options = (
+            f"--memscan-train-data={data}",
+            *("--memscan-budget=10img", "--memscan-steps=2", "--memscan-copy-rate=0.5"),
+        )
+        gate("org/lora", *options, subprocess=True, every_scan=True)
         assert "notes.bin" not in " ".join(hub.fetched())
     report = read_report(pytester.path)
     checks = {check["name"]: check for check in report["checks"]}

@@ -13,6 +13,7 @@ IDS = [
     "memscan::integrity",
     "memscan::duplicates",
     "memscan::carlini",
+    "memscan::splitting",
     "memscan::status",
 ]
 

@@ -26,7 +26,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 @pytest.mark.parametrize(
     ("kind", "has_train_data", "expected"),
     [
-        ("unconditional", True, ("integrity", "duplicates", "carlini", "status")),
+        ("unconditional", True, ("integrity", "duplicates", "carlini", "splitting", "status")),
         ("unconditional", False, ("integrity", "repeats", "status")),
         (
             "text-to-image",
@@ -89,13 +89,24 @@ def test_scans_asked_for_by_name_are_the_only_ones() -> None:
         "status",
     )
     assert asked("unconditional", "extended_side") == ("integrity", "status")
+    assert asked("unconditional", "splitting") == ("integrity", "status")
+    assert asked("unconditional", "splitting", has_train_data=True) == (
+        "integrity",
+        "duplicates",
+        "splitting",
+        "status",
+    )
 
 
 def test_a_check_that_a_run_of_its_kind_has_applies_and_others_say_why_not() -> None:
     known = (True, False)
-    for kind, has_train_data, has_base, is_set in product(KINDS, known, known, known):
+    for kind, has_train_data, pixels, has_base, is_set in product(KINDS, *[known] * 4):
         situation = Situation(
-            kind=kind, has_train_data=has_train_data, has_base=has_base, is_set=is_set
+            kind=kind,
+            has_train_data=has_train_data,
+            has_train_pixels=pixels,
+            has_base=has_base,
+            is_set=is_set,
         )
         checks = checks_of(situation)
         for name in CHECKS:
@@ -113,17 +124,19 @@ def test_reasons_are_about_what_is_missing() -> None:
     assert "says more" in reason("repeats", "unconditional", has_train_data=True)
     assert "memscan::repeats" in reason("carlini", "unconditional")
     assert reason("duplicates", "text-to-image") == "no training images were given"
+    assert "unconditional checkpoints so far" in reason("splitting", "text-to-image")
+    assert "no training images were given" in reason("splitting", "unconditional")
 
 
 @pytest.mark.parametrize(
     ("kind", "has_train_data", "expected"),
     [
-        ("unconditional", True, {"images", "duplicates"}),
+        ("unconditional", True, {"images", "rare", "duplicates"}),
         ("unconditional", False, {"repeats"}),
         ("text-to-image", True, {"prompts", "keys", "duplicates"}),
         ("text-to-image", False, {"prompts", "keys"}),
         (None, False, {"images", "prompts", "keys", "repeats"}),
-        (None, True, {"images", "prompts", "keys", "duplicates"}),
+        (None, True, {"images", "rare", "prompts", "keys", "duplicates"}),
     ],
 )
 def test_subjects_are_what_the_checks_measure(
@@ -183,6 +196,32 @@ def test_a_line_on_a_scan_that_was_not_asked_for_says_what_would_do() -> None:
         check_measured(
             [line], Situation(kind="text-to-image", has_train_data=False, scans=("extended_side",))
         )
+
+
+# --- an index in place of training images -------------------------------------------------------
+
+INDEX = Situation(kind="unconditional", has_train_data=True, has_train_pixels=False)
+
+
+def test_an_index_has_no_images_to_steer_towards() -> None:
+    assert checks_of(INDEX) == ("integrity", "duplicates", "carlini", "status")
+    assert why_not("splitting", "unconditional", situation=INDEX) == (
+        "an index holds descriptors only, and steering needs the training images themselves"
+    )
+    assert subjects_of(INDEX) == {"images", "duplicates"}
+    assert "splitting" not in checks_of(replace(INDEX, kind=None))
+    assert "splitting" not in checks_of(replace(INDEX, scans=("splitting",)))
+
+
+def test_a_line_on_rare_copies_says_when_the_images_themselves_would_do() -> None:
+    line = parse_threshold("extractable_images <= 0")
+    with pytest.raises(OptionError, match="pass the images themselves with --memscan-train-data"):
+        check_measured([line], INDEX)
+    with pytest.raises(OptionError, match="; pass --memscan-train-data, or"):
+        check_measured([line], Situation(kind="unconditional", has_train_data=False))
+    with pytest.raises(OptionError, match="; write a limit on extracted or") as caught:
+        check_measured([line], replace(INDEX, has_train_pixels=True, scans=("carlini",)))
+    assert "--memscan-train-data" not in str(caught.value)
 
 
 # --- fine-tunes ---------------------------------------------------------------------------------
@@ -252,7 +291,7 @@ def test_a_set_is_attacked_and_nothing_else_even_by_name() -> None:
     run = Situation(kind="text-to-image", has_base=True, has_train_data=True, is_set=True)
     assert checks_of(run) == ("integrity", "finextract", "status")
     assert checks_of(replace(run, scans=("carlini",))) == ("integrity", "status")
-    for name in ("carlini", "duplicates", "prompt_detectors"):
+    for name in ("carlini", "splitting", "duplicates", "prompt_detectors"):
         assert "a set of fine-tunes" in why_not(name, "text-to-image", situation=run)
 
 

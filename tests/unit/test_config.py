@@ -16,12 +16,14 @@ def test_the_defaults_are_usable_and_said_to_be_defaults(resolve: Resolve) -> No
     assert [each.expression for each in config.thresholds] == [
         "extracted <= 0",
         "leak_rate <= 0.01",
+        "extractable_images <= 0",
     ]
     assert (config.budget, config.steps, config.seed) == (None, 50, 0)
     assert config.sources["budget"] == ("320img", "default")
     assert (config.device, config.dtype) == ("auto", "float32")
     assert (config.batch_size("unconditional"), config.batch_size("text-to-image")) == (32, 10)
-    assert config.checks == ("integrity", "duplicates", "carlini", "status")
+    assert config.checks == ("integrity", "duplicates", "carlini", "splitting", "status")
+    assert (config.reach, config.sources["reach"]) == (10**6, ("1,000,000 images", "default"))
     assert config.images == "blurred"
     assert not config.strict
     assert not config.offline
@@ -96,6 +98,8 @@ def test_relative_paths_start_where_they_were_written(resolve: Resolve) -> None:
         ("train_data = ''", "train_data: expected a path"),
         ('cache_dir = "a\\u0000b"', "is not a usable path"),
         ("report = 'xml'", "'xml' is not a report format; available: json, html"),
+        ("reach = 1e6", "reach: expected a whole number, got 1000000.0"),
+        ("reach = 1_000_000_001", "reach: 1000000001 is not between 100 and 1000000000"),
         ("seed = ", "cannot be read as TOML"),
     ],
 )
@@ -175,6 +179,8 @@ def test_a_limit_that_the_budget_cannot_show_is_refused_with_both_remedies(
         ({"seed": "x"}, "--memscan-seed: expected a whole number, got 'x'"),
         ({"seed": str(2**32)}, "--memscan-seed"),
         ({"steps": "0"}, "--memscan-steps: 0 is not between 1 and 1000"),
+        ({"reach": "99"}, "--memscan-reach: 99 is not between 100 and 1000000000"),
+        ({"reach": "many"}, "--memscan-reach: expected a whole number, got 'many'"),
         ({"batch_size": "0"}, "--memscan-batch-size: 0 is not between 1 and 4096"),
         ({"fail": ["extracted"]}, "--memscan-fail: 'extracted' is not a threshold"),
         ({"report": ["pdf"]}, "--memscan-report: 'pdf' is not a report format"),
@@ -194,3 +200,57 @@ def test_an_option_that_cannot_be_used_is_named(
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:11"])
 def test_devices_are_spelled_as_in_torch(resolve: Resolve, device: str) -> None:
     assert resolve(device=device).device == device
+
+
+# --- splitting ----------------------------------------------------------------------------------
+
+
+def test_a_reach_is_shown_where_something_uses_it(resolve: Resolve) -> None:
+    config = resolve(reach="5_000")
+    assert (config.reach, config.sources["reach"]) == (5000, ("5,000 images", "--memscan-reach"))
+    config = resolve(toml="reach = 2_000_000")
+    assert config.sources["reach"] == ("2,000,000 images", "memscan.toml")
+    # A policy file may serve several runs.
+    for options in ({"scans": "carlini"}, {"model": "builtin:clean-t2i"}):
+        config = resolve(**options)
+        assert config.reach == 2_000_000
+        assert "reach" not in config.sources
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scans": "carlini"},
+        {"train_data": "index:somewhere"},
+        {"model": "builtin:clean-t2i"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_reach_that_nothing_uses_is_refused(resolve: Resolve, options: dict[str, str]) -> None:
+    with pytest.raises(OptionError) as error:
+        resolve(reach="1000", **options)
+    assert str(error.value).startswith("--memscan-reach has no effect: it is for splitting, and")
+    assert "memscan::splitting needs an unconditional checkpoint" in str(error.value)
+
+
+def test_an_index_leaves_splitting_out_unless_it_is_asked_for(resolve: Resolve) -> None:
+    config = resolve(train_data="index:somewhere")
+    assert (config.has_train_data, config.has_train_pixels) == (True, False)
+    assert config.checks == ("integrity", "duplicates", "carlini", "status")
+    with pytest.raises(OptionError) as error:
+        resolve(train_data="index:somewhere", scans="carlini,splitting")
+    assert str(error.value) == (
+        "--memscan-scans: splitting cannot scan builtin:clean: an index holds descriptors only, "
+        "and steering needs the training images themselves"
+    )
+    assert "splitting" in resolve(train_data="images").checks
+    with pytest.raises(OptionError, match="splitting cannot scan builtin:clean-t2i: it is for"):
+        resolve(model="builtin:clean-t2i", scans="splitting")
+
+
+def test_a_rate_by_steering_may_be_limited_below_what_the_budget_shows(resolve: Resolve) -> None:
+    config = resolve(budget="8img", fail=["extracted <= 0", "steered_leak_rate <= 1e-6"])
+    assert [line.expression for line in config.thresholds] == [
+        "extracted <= 0",
+        "steered_leak_rate <= 1e-06",
+    ]

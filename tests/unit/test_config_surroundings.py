@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from unit.conftest import Resolve
 
-from pytest_memscan.config import json_report_path
+from pytest_memscan.config_sources import json_report_path
 
 
 @pytest.mark.parametrize(

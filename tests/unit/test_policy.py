@@ -65,6 +65,8 @@ def test_a_threshold_is_metric_operator_limit(
         ("leak_rate <= 1", "between 0 and 1"),
         ("leak_rate <= 1.1", "between 0 and 1"),
         ("leak_rate <= 1e-320", "below 1e-09"),
+        ("steered_leak_rate <= 0", "between 0 and 1"),
+        ("extractable_images <= 0.5", "whole-number limit"),
         ("extracted < 0", "whole-number limit"),
         ("extracted <= 0.5", "whole-number limit"),
         ("extracted <= -1", "a number of at least 0"),
@@ -117,6 +119,11 @@ def test_the_smallest_limit_named_in_the_refusal_can_be_shown(num_images: int) -
     found = re.search(r"raise the limit to ([\d.e-]+)$", str(error.value))
     assert found is not None
     check_can_be_shown(parse_threshold(f"leak_rate <= {found[1]}"), num_images=num_images)
+
+
+@given(num_images=st.integers(1, 10**4))
+def test_steering_may_show_what_so_few_images_could_not(num_images: int) -> None:
+    check_can_be_shown(parse_threshold("steered_leak_rate <= 1e-8"), num_images=num_images)
 
 
 def test_a_count_can_be_shown_with_any_number_of_images() -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
-from unit.reports import samples, scans
 
 from pytest_memscan.reports import text
-from pytest_memscan.results import Verdict
 
 
 @pytest.mark.parametrize(
@@ -74,22 +70,3 @@ def test_a_share_is_never_rounded_to_nothing_or_to_all(share: float, words: str)
 )
 def test_a_duration_is_in_the_unit_a_person_would_choose(seconds: float, words: str) -> None:
     assert text.duration(seconds) == words
-
-
-def test_a_reason_turns_the_operator_round_when_the_limit_was_broken() -> None:
-    assert text.reason(samples.extracted(143, Verdict.FAIL)) == "extracted 143 > 0"
-    assert text.reason(samples.extracted(0, Verdict.PASS)) == "extracted 0 <= 0"
-
-
-def test_a_rate_shows_its_bounds_and_the_limit_in_percent() -> None:
-    rates = samples.leak_rate(scans.rate(2, lower=0.0011, upper=0.0195), Verdict.FAIL, "")
-    assert text.reason(rates) == "leak_rate 0.62 % [0.11 %, 1.95 %] > 1 %"
-    undecided = replace(rates, verdict=Verdict.INCONCLUSIVE)
-    assert text.reason(undecided) == "leak_rate 0.62 % [0.11 %, 1.95 %], limit <= 1 %"
-
-
-def test_a_threshold_that_was_not_measured_is_shown_as_written() -> None:
-    unmeasured = replace(samples.extracted(0, Verdict.ERROR), estimate=None)
-    assert text.reason(unmeasured) == "extracted <= 0"
-    other = replace(unmeasured, expression="no more than \x1bten")
-    assert text.split_expression(other) == (r"no more than \x1bten", "", "")

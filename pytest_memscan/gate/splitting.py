@@ -1,0 +1,175 @@
+"""What steering found, and how rare it is unsteered, held against the policy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from pytest_memscan.gate.images import judge_coverage
+from pytest_memscan.gate.verdicts import judge_estimate, worst
+from pytest_memscan.policy import Threshold
+from pytest_memscan.reports.estimates import one_in, share_bounds, share_text
+from pytest_memscan.reports.splitting_text import excluded_text, tried_text
+from pytest_memscan.results import (
+    CheckOutcome,
+    Control,
+    Estimate,
+    SplittingScan,
+    ThresholdOutcome,
+    Verdict,
+)
+
+_MORE_IMAGES = "more images would settle it (raise --memscan-budget)"
+_SHARPER = (
+    "More different real images (--memscan-train-data, --memscan-holdout) make the comparison "
+    "sharper"
+)
+_OTHER_DESCRIPTOR = ", and another --memscan-descriptor may see more"
+
+
+def judge_splitting(scan: SplittingScan, thresholds: Sequence[Threshold]) -> CheckOutcome:
+    """Verdict on rare copies: the controls first, then every line of the policy on them.
+
+    Copies that are surely in reach fail whatever was left out: their lower bounds hold without
+    any assumption. To pass, the weights have to say something and every training image has to
+    have been screened, since nothing else says where to steer.
+    """
+    outcomes = tuple(_judge_line(line, scan) for line in thresholds if line.subject == "rare")
+    verdict = worst(outcome.verdict for outcome in outcomes)
+    sentence = "; ".join(each.sentence for each in outcomes if each.verdict is verdict)
+    gaps = list(_gaps(scan))
+    missed = [control for control in scan.controls if not control.passed]
+    if missed:
+        verdict, sentence = Verdict.ERROR, _missed(missed[0], scan)
+    elif verdict is Verdict.PASS and not gaps:
+        sentence = f"{sentence}: {tried_text(scan)}; {excluded_text(scan)}"
+    elif verdict is not Verdict.FAIL and gaps:
+        told = [sentence] if verdict is Verdict.INCONCLUSIVE and not scan.degenerate else []
+        verdict, sentence = Verdict.INCONCLUSIVE, "; ".join([*gaps, *told])
+    return CheckOutcome(
+        name=scan.name, verdict=verdict, sentence=sentence, thresholds=outcomes, splitting=scan
+    )
+
+
+def judge_splitting_coverage(scan: SplittingScan) -> Iterator[tuple[Verdict, str]]:
+    """Whether every image was looked at, and whether the weights say anything."""
+    yield judge_coverage(scan.coverage)
+    for gap in _gaps(scan):
+        yield Verdict.INCONCLUSIVE, gap
+
+
+def _gaps(scan: SplittingScan) -> Iterator[str]:
+    """Why numbers within their limits show nothing."""
+    if scan.degenerate:
+        yield f"steering tells no rates: {scan.degenerate}; raise --memscan-budget"
+    if scan.num_screened < scan.num_targets:
+        yield (
+            f"only {scan.num_screened:,} of {scan.num_targets:,} training images were screened "
+            "for where to steer; raise --memscan-budget"
+        )
+
+
+def _judge_line(line: Threshold, scan: SplittingScan) -> ThresholdOutcome:
+    judged = _judge_rate(line, scan) if line.is_rate else _judge_count(line, scan)
+    return replace(judged, estimate=scan.metrics[line.metric])  # as measured
+
+
+def _judge_count(line: Threshold, scan: SplittingScan) -> ThresholdOutcome:
+    """Training images whose first copy comes within reach, in the three zones of any bound."""
+    estimate = _known(scan.metrics[line.metric])
+    judged = judge_estimate(line, estimate, trials="")
+    limit = f"the limit of {line.limit:.12g}"
+    measured = f"{line.metric} is {estimate.value:g} among {scan.reach:,} images"
+    if judged.verdict is Verdict.INCONCLUSIVE:
+        sentence = (
+            f"{measured}, at least {estimate.lower:g} and at most {estimate.upper:g}, on both "
+            f"sides of {limit}; {_MORE_IMAGES}"
+        )
+    elif judged.verdict is Verdict.FAIL:
+        counted = [copy for copy in scan.copies if copy.finding.confirmed]
+        likeliest = [one_in(copy.rate.value, about="about ") for copy in counted[:1]]
+        sentence = "; the likeliest is ".join([f"{measured}, over {limit}", *likeliest])
+    elif estimate.value == 0:
+        sentence = f"no training image is expected to be copied within {scan.reach:,} images"
+    else:
+        sentence = f"{measured}, within {limit}"
+    return replace(judged, sentence=sentence)
+
+
+def _judge_rate(line: Threshold, scan: SplittingScan) -> ThresholdOutcome:
+    """The share of ordinary images that are copies, from steered and unsteered images together.
+
+    It fails by its lower bound, which holds without any assumption. Its upper bound knows only
+    the copies that came out. So where there are none, or too few to bound anything, the exact
+    bound of the images that were never steered decides; elsewhere it takes more than an upper
+    bound within the limit to pass:
+
+    - Every single training image was steered to, or the unsteered images exclude more than the
+      limit on their own.
+    - The unsteered images do not contradict it.
+
+    Were their exact bound asked for in any case, steering could never show less than plain
+    sampling; were it never asked for, a search that left most training images out would pass.
+    """
+    estimate = _known(scan.metrics[line.metric])
+    limit = f"the limit of {100 * line.limit:.12g} %"
+    measured = f"{line.metric} is {share_text(estimate.value)} {share_bounds(estimate)}"
+    judged = judge_estimate(line, estimate, trials="trajectories", remedy=_MORE_IMAGES)
+    verdict = judged.verdict
+    is_bounded = estimate.value > 0 and estimate.upper < 1
+    if estimate.value == 0:
+        measured = f"{line.metric} is 0 %, no copy was found"
+    if not is_bounded and verdict is Verdict.INCONCLUSIVE and line.holds(estimate.value):
+        verdict = Verdict.PASS
+    doubt = _doubt(line, scan, is_bounded=is_bounded)
+    if verdict is Verdict.PASS and doubt:
+        verdict, sentence = Verdict.INCONCLUSIVE, f"{measured}, but {doubt}; {_MORE_IMAGES}"
+    elif verdict is Verdict.INCONCLUSIVE:
+        sentence = f"{measured}, on both sides of {limit}; {_MORE_IMAGES}"
+    else:
+        sentence = f"{measured}, {'over' if verdict is Verdict.FAIL else 'within'} {limit}"
+    return replace(judged, verdict=verdict, sentence=sentence)
+
+
+def _doubt(line: Threshold, scan: SplittingScan, *, is_bounded: bool) -> str:
+    """Why an upper bound by steering within the limit does not show it, or ""."""
+    plain = scan.plain_rate
+    left_out = scan.num_targets - scan.num_tried
+    excluded = (
+        f"the unsteered images alone exclude only a leak rate above {share_text(plain.upper)}"
+    )
+    if not line.holds(plain.lower):
+        return (
+            f"of the unsteered images alone {share_text(plain.value)} {share_bounds(plain)} are "
+            "copies"
+        )
+    if line.holds(plain.upper):
+        return ""
+    if not is_bounded:
+        return f"that bounds no rate, and {excluded} (a limit on extractable_images asks for less)"
+    if left_out > 0:
+        return (
+            f"no trajectory was steered to {left_out:,} of {scan.num_targets:,} training images, "
+            f"and {excluded}"
+        )
+    return ""
+
+
+def _known(estimate: Estimate) -> Estimate:
+    """With the bounds that always hold in place of those that could not be worked out."""
+    return replace(
+        estimate,
+        lower=estimate.lower if math.isfinite(estimate.lower) else 0.0,
+        upper=math.inf if math.isnan(estimate.upper) else estimate.upper,
+    )
+
+
+def _missed(control: Control, scan: SplittingScan) -> str:
+    remedy = f"{_SHARPER}{_OTHER_DESCRIPTOR if scan.measure.higher_is_closer else ''}"
+    if control.name == "memoriser":
+        remedy = "Raise --memscan-budget or --memscan-steps"
+    return (
+        f"the scan cannot be trusted: {control.sentence}, but {control.num_found} of "
+        f"{control.num_images} were (control {control.name}). {remedy}"
+    )

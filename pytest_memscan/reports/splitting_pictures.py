@@ -1,0 +1,88 @@
+"""Pictures of copies that were found by steering, and the sections that show them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_memscan.reports.charts import Chart
+from pytest_memscan.reports.pictures import ImagePolicy, Picture, embed
+from pytest_memscan.reports.splitting_charts import growth_chart, rate_chart
+from pytest_memscan.results import CheckOutcome, Finding, RunResult, SplittingScan, SteeredCopy
+
+MAX_PICTURES = 60  # copies drawn in one report
+MAX_LISTED = 60  # rows of the table of copies
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SteeredPicture:
+    """A generated image and the training image it copies, ``(height, width, channels)`` uint8."""
+
+    finding: Finding
+    steered: NDArray[np.uint8]
+    train: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeredCard:
+    """A copy as it is drawn."""
+
+    copy: SteeredCopy
+    steered: Picture
+    train: Picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplittingSection:
+    """A scan that steered, with everything that is drawn for it."""
+
+    check: CheckOutcome
+    scan: SplittingScan
+    cards: tuple[SteeredCard, ...]
+    listed: tuple[SteeredCopy, ...]
+    num_more: int
+    rates: Chart | None
+    growth: Chart | None
+
+
+def splitting_sections(
+    result: RunResult, pictures: Sequence[SteeredPicture], images: ImagePolicy
+) -> list[SplittingSection]:
+    """One for each scan that steered; pictures of other images are left out."""
+    return [
+        _section(check, check.splitting, pictures, images)
+        for check in result.checks
+        if check.splitting is not None
+    ]
+
+
+def _section(
+    check: CheckOutcome,
+    scan: SplittingScan,
+    pictures: Sequence[SteeredPicture],
+    images: ImagePolicy,
+) -> SplittingSection:
+    listed = scan.copies[:MAX_LISTED]
+    cards: tuple[SteeredCard, ...] = ()
+    if images != "none":
+        copies = {copy.finding: copy for copy in scan.copies}
+        cards = tuple(
+            SteeredCard(
+                copy=copies[each.finding],
+                steered=embed(each.steered, images=images),
+                train=embed(each.train, images=images),
+            )
+            for each in [each for each in pictures if each.finding in copies][:MAX_PICTURES]
+        )
+    return SplittingSection(
+        check=check,
+        scan=scan,
+        cards=cards,
+        listed=listed,
+        num_more=max(0, scan.num_copies_total - len(listed)),
+        rates=None if scan.degenerate else rate_chart(scan),
+        growth=None if scan.degenerate else growth_chart(scan),
+    )

@@ -1,0 +1,1 @@
+"""Steering trajectories of the stochastic reverse process, and weighing them back."""
