@@ -1,4 +1,4 @@
-"""Compare splitting with plain sampling of the same stochastic sampler: unbiased, and how much less.
+"""Compare splitting with plain sampling of the same stochastic sampler.
 
     python docs/splitting_checkpoints.py digits OUT/digits
     python docs/splitting.py plain OUT/digits/model OUT/digits/images OUT/digits.plain.npz
@@ -6,9 +6,9 @@
     python docs/splitting.py table OUT/digits OUT/photos OUT/partial --plot docs/results
 
 ``plain`` draws many ordinary images (DDIM with eta 1) and measures each. ``scans`` runs independent
-scans that differ in their seed alone. ``table`` prints, for the similarities that ordinary images
-reach in about 1 %, 0.1 % and 0.01 % of the cases: the rate from both, how often the bounds of a scan
-hold, the efficiency (variance times denoiser calls of plain sampling over that of a scan), and how
+scans that differ in their seed alone. ``table`` prints, for the similarity that scans work towards
+and those that ordinary images reach in about 1 %, 0.1 % and 0.01 % of the cases: the rate from
+both, how often the bounds of a scan hold, the efficiency (variance times denoiser calls of plain sampling over that of a scan), and how
 many different training images are copied at equal denoiser calls. For the built-in checkpoints the
 model is a folder of ``pytest_memscan/builtin`` and the images its ``train_images.safetensors``.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from safetensors.numpy import load_file
 from pytest_memscan.prices import combined
 from pytest_memscan.rarefaction import expected_unique
 from pytest_memscan.results import Coverage
+from pytest_memscan.scans.evidence import Cut
 from pytest_memscan.scans.splitting import Splitting
 from pytest_memscan.similarity.reference import PixelReference, prepare
 from pytest_memscan.splitting.chain import Chain
@@ -108,6 +110,8 @@ def run_scans(arguments: argparse.Namespace) -> None:
                 reference=reference,
                 pixels=pixels,
             )
+            if arguments.cut is not None:
+                vars(scan)["cut"] = at_cut(scan.cut, arguments.cut)
             unknown = Coverage(planned=0, generated=0, valid=0)
             result = scan.scan(coverage=unknown, provenance={})
             ends = scan.ends
@@ -134,6 +138,12 @@ def run_scans(arguments: argparse.Namespace) -> None:
         print(f"scan {number}: {result.leak_rate} {extractable}", flush=True)
 
 
+def at_cut(cut: Cut, dissimilarity: float) -> Cut:
+    """As if a match were a copy from another similarity on."""
+    calibration = replace(cut.calibration, confirmed_cut=dissimilarity)
+    return replace(cut, dissimilarity=dissimilarity, calibration=calibration)
+
+
 def efficiency(rates: NDArray[np.float64], calls: float) -> tuple[float, float]:
     """Plain sampling's variance times calls over that of the scans, and its lower 95 % bound."""
     from scipy import stats
@@ -144,39 +154,61 @@ def efficiency(rates: NDArray[np.float64], calls: float) -> tuple[float, float]:
     return plain / variance, plain / variance * stats.chi2.ppf(0.05, freedom) / freedom
 
 
+HEAD = (
+    "checkpoint",
+    "event",
+    "plain rate",
+    "splitting",
+    "bounds hold",
+    "efficiency",
+    "distinct: plain",
+    "splitting",
+    "hits of plain",
+)
+
+
 def table(arguments: argparse.Namespace) -> None:
-    head = ("checkpoint", "event", "plain rate", "splitting", "bounds hold", "efficiency")
-    print("| " + " | ".join((*head, "distinct: plain", "splitting", "hits of plain")) + " |")
-    print("|---" * (len(head) + 3) + "|")
+    print("| " + " | ".join(HEAD) + " |")
+    print("|---" * len(HEAD) + "|")
     for path in arguments.measured:
-        plain = np.load(f"{path}.plain.npz")
-        scans = np.load(f"{path}.scans.npz")
-        closest, cuts = plain["closest"], scans["cuts"]
-        mean = scans["rates"][:, :, 0].mean(axis=0)
-        calls = float(scans["calls"].mean())
-        chosen = {int(np.abs(np.log(np.maximum(mean, 1e-12) / each)).argmin()) for each in EVENTS}
+        plain, scans = np.load(f"{path}.plain.npz"), np.load(f"{path}.scans.npz")
+        cuts = scans["cuts"]
+        mean = np.maximum(scans["rates"][:, :, 0].mean(axis=0), 1e-12)
+        chosen = {int(np.abs(np.log(mean / each)).argmin()) for each in EVENTS}
         chosen.add(int(np.abs(cuts - float(scans["confirmed"])).argmin()))
         for index in sorted(chosen, reverse=True):
-            hits = int((closest <= cuts[index]).sum())
-            truth = proportion(hits, len(closest))
-            rates = scans["rates"][:, index]
-            error = rates[:, 0].std(ddof=1) / len(rates) ** 0.5
-            # The truth is known to within its own bounds.
-            lower = (rates[:, 1] <= truth.upper).mean()
-            upper = (rates[:, 2] >= truth.lower).mean()
-            ratio, least = efficiency(rates[:, 0], calls)
-            copied = [[int(j)] if d <= cuts[index] else [] for j, d in zip(plain["nearest"], closest, strict=True)]
-            distinct = expected_unique(copied, [round(calls / STEPS)])[0].expected
-            print(
-                f"| {path.name} | ratio <= {cuts[index]:.2f} | {100 * truth.value:.3g} % "
-                f"[{100 * truth.lower:.2g}, {100 * truth.upper:.2g}] | {100 * mean[index]:.3g} % "
-                f"+- {100 * error:.2g} | {lower:.0%}, {upper:.0%} | {ratio:.3g} (at least {least:.2g}) "
-                f"| {distinct:.3g} | {scans['copied'][:, index].mean():.3g} | {hits} of {len(closest):,} |"
-            )
-        seconds = scans["seconds"].mean()
-        print(f"  {path.name}: {len(scans['rates'])} scans, {calls / STEPS:.0f} images' worth, {seconds:.0f} s each")
+            print(f"| {path.name} | " + " | ".join(row(plain, scans, index)) + " |")
+        images, seconds = scans["calls"].mean() / STEPS, scans["seconds"].mean()
+        print(f"  {len(scans['rates'])} scans of {images:.0f} images' worth, {seconds:.0f} s each")
     if arguments.plot:
         plot(arguments.measured, arguments.plot)
+
+
+def row(plain: Any, scans: Any, index: int) -> list[str]:
+    """What is told of one event."""
+    cut, closest, rates = scans["cuts"][index], plain["closest"], scans["rates"][:, index]
+    calls = float(scans["calls"].mean())
+    truth = proportion(int((closest <= cut).sum()), len(closest))
+    error = rates[:, 0].std(ddof=1) / len(rates) ** 0.5
+    ratio, least = efficiency(rates[:, 0], calls)
+    copied = [
+        [int(train_id)] if distance <= cut else []
+        for train_id, distance in zip(plain["nearest"], closest, strict=True)
+    ]
+    distinct = expected_unique(copied, [round(calls / STEPS)])[0].expected
+    # The truth is known to within its own bounds only.
+    lower, upper = (rates[:, 1] <= truth.upper).mean(), (rates[:, 2] >= truth.lower).mean()
+    bounds = f"[{100 * truth.lower:.2g}, {100 * truth.upper:.2g}]"
+    return [
+        f"ratio <= {cut:.2f}",
+        f"{100 * truth.value:.3g} % {bounds}",
+        f"{100 * rates[:, 0].mean():.3g} % +- {100 * error:.2g}",
+        f"{lower:.0%}, {upper:.0%}",
+        f"{ratio:.3g} (at least {least:.2g})",
+        f"{distinct:.3g}",
+        f"{scans['copied'][:, index].mean():.3g}",
+        f"{(closest <= cut).sum()} of {len(closest):,}",
+    ]
 
 
 def plot(measured: list[Path], folder: Path) -> None:
@@ -189,15 +221,27 @@ def plot(measured: list[Path], folder: Path) -> None:
     figure, axes = pyplot.subplots(1, len(measured), figsize=(5 * len(measured), 4), squeeze=False)
     for axis, path in zip(axes[0], measured, strict=True):
         plain, scans = np.load(f"{path}.plain.npz"), np.load(f"{path}.scans.npz")
-        cuts, rates = scans["cuts"], scans["rates"][:, :, 0]
-        known = [proportion(int((plain["closest"] <= cut).sum()), len(plain["closest"])) for cut in cuts]
-        axis.fill_between(cuts, [each.lower for each in known], [each.upper for each in known], alpha=0.3, color="tab:gray", label=f"{len(plain['closest']):,} plain images, 95 % bounds")
+        cuts, rates, closest = scans["cuts"], scans["rates"][:, :, 0], plain["closest"]
+        known = [proportion(int((closest <= cut).sum()), len(closest)) for cut in cuts]
+        axis.fill_between(
+            cuts,
+            [each.lower for each in known],
+            [each.upper for each in known],
+            alpha=0.3,
+            color="tab:gray",
+            label=f"{len(closest):,} plain images, 95 % bounds",
+        )
         low, middle, high = (np.quantile(rates, share, axis=0) for share in (0.1, 0.5, 0.9))
-        seen = middle > 0
-        axis.plot(cuts[seen], middle[seen], color="tab:blue", label=f"splitting, median of {len(rates)} scans")
-        axis.fill_between(cuts[seen], np.maximum(low[seen], 1e-12), high[seen], alpha=0.3, color="tab:blue", label=f"8 of 10 scans, each of {scans['calls'].mean() / STEPS:,.0f} images' worth")
-        axis.axvline(float(scans["confirmed"]), color="tab:red", linewidth=1, label="confirmed copy")
-        axis.set(title=path.name, xlabel="neighbour-normalised L2, at most", ylabel="chance for one ordinary image", yscale="log", ylim=(1e-8, 1))
+        seen, images = middle > 0, scans["calls"].mean() / STEPS
+        label = f"splitting, median of {len(rates)} scans"
+        axis.plot(cuts[seen], middle[seen], color="tab:blue", label=label)
+        label = f"8 of 10 scans, each of {images:,.0f} images' worth"
+        lowest = np.maximum(low[seen], 1e-12)
+        axis.fill_between(cuts[seen], lowest, high[seen], alpha=0.3, color="tab:blue", label=label)
+        confirmed = float(scans["confirmed"])
+        axis.axvline(confirmed, color="tab:red", linewidth=1, label="steered towards")
+        axis.set(title=path.name, xlabel="neighbour-normalised L2, at most", yscale="log")
+        axis.set(ylabel="chance for one ordinary image", ylim=(1e-8, 1))
         axis.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(folder / "splitting-rates.png", dpi=110)
@@ -213,7 +257,8 @@ def main() -> None:
         command.add_argument("images", type=Path)
         command.add_argument("out", type=Path)
         command.add_argument("--number", type=int, default=number)
-        command.add_argument("--budget", type=int, default=2_000, help="images a scan")
+        command.add_argument("--budget", type=int, default=1_000, help="images a scan")
+        command.add_argument("--cut", type=float, help="ratio that scans work towards")
     compare = commands.add_parser("table")
     compare.add_argument("measured", type=Path, nargs="+", help="paths without .plain.npz")
     compare.add_argument("--plot", type=Path)

@@ -12,8 +12,8 @@ photos   400 of CIFAR-10, halved by averaging        16x16x3 0.7 million 3,500  
 
 Both stop before every image is remembered, so that copies are rare. The images of ``digits`` are
 shown unequally often, evenly spread over the logarithm, so that some are far rarer than others.
-``--data`` is an npz file with an array ``images`` ``(n, 32, 32, 3)`` uint8, not part of the project.
-Writes a ``DDPMPipeline`` folder and ``images/*.png``. A few minutes on one core.
+``--data`` is an npz file with an array ``images`` ``(n, 32, 32, 3)`` uint8, which is not part of
+the project. Writes a ``DDPMPipeline`` folder and ``images/*.png``. A few minutes on one core.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def price_bounds(
     Args:
         per_image: ``(num_islands, num_targets)`` estimates.
         confidence: That no lower bound is too high.
-        num_tried: Training images that a trajectory *could* have set out towards, at least
+        num_tried: Training images that islands *could* have been steered to, at least
             ``num_targets``. Where targets are drawn at random these are all that had a chance, not
             only those drawn: an image drawn against the odds has, by the division through its
             chance, an estimate far too high for that very reason.

@@ -34,7 +34,7 @@ from pytest_memscan.gate import (
     judge_status,
     not_applicable,
 )
-from pytest_memscan.generating import Recipe, Variant
+from pytest_memscan.generating import Recipe
 from pytest_memscan.inputs import Inputs, ProgressDisplay
 from pytest_memscan.policy import check_can_be_shown
 from pytest_memscan.results import (
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from pytest_memscan.prompt_inputs import PromptInputs
     from pytest_memscan.prompt_scanning import PromptScanner
     from pytest_memscan.sampler import Sampler
+    from pytest_memscan.splitting_scanning import SplittingScanner
     from pytest_memscan.store import ImageStore
 
 T = TypeVar("T")
@@ -235,7 +236,7 @@ class Session:
         if name == "duplicates" and self.inputs.situation.has_base:
             return self.work_dir / name  # nothing is generated for it
         if name == "splitting":
-            return self._stochastic_recipe.store_dir
+            return self._splitting_scanner.recipe.store_dir
         return self._recipe.store_dir
 
     def close(self) -> None:
@@ -266,39 +267,8 @@ class Session:
         return result
 
     def _split(self) -> SplittingScan:
-        from pytest_memscan.reports.pairs import save_splitting
-        from pytest_memscan.scans.splitting import Splitting, least_images
-        from pytest_memscan.store import ImageStore
-
-        inputs, config, recipe = self.inputs, self.config, self._stochastic_recipe
-        pixels = inputs.train_data.pixels
-        store = ImageStore(recipe.store_dir, spec=recipe.spec)
-        try:
-            with self.progress("splitting: steering") as report:
-                num_targets = len(inputs.reference.groups.representatives)
-                default = least_images(num_targets, config.steps, default=DEFAULT_IMAGES)
-                budget = config.budget or Budget(num_images=default)
-                splitting = Splitting(
-                    load_pipeline=inputs.pipeline,
-                    store=store,
-                    num_images=recipe.images_of(budget, store),
-                    seed=config.seed,
-                    batch_size=recipe.batch_size,
-                    steps=config.steps,
-                    dtype=config.dtype,
-                    reach=config.reach,
-                    reference=inputs.reference,
-                    pixels=pixels,
-                    holdout=None if inputs.holdout is None else inputs.holdout.pixels,
-                    progress=report,
-                )
-                result = splitting.scan(coverage=inputs.coverage(), provenance=recipe.provenance())
-                inputs.require_unchanged()
-                folder = self.work_dir / "splitting"
-                save_splitting(folder, result, splitting.pixels_of, pixels)
-        finally:
-            store.close()
-        return result
+        with self.progress("splitting") as report:
+            return self._splitting_scanner.scan(self.work_dir / "splitting", report)
 
     def _find_repeats(self) -> Repeats:
         from pytest_memscan.reports.pairs import save_repeats
@@ -406,10 +376,10 @@ class Session:
         return PromptScanner(inputs=self.inputs, texts_in=self.prompt_inputs, base=base)
 
     @cached_property
-    def _stochastic_recipe(self) -> Recipe:
-        """As the checkpoint's own, but with noise at every step."""
-        variant = Variant(record={"eta": 1.0}, load=self.inputs.pipeline)
-        return Recipe(inputs=self.inputs, cache_dir=self.cache_dir, variant=variant)
+    def _splitting_scanner(self) -> SplittingScanner:
+        from pytest_memscan.splitting_scanning import SplittingScanner
+
+        return SplittingScanner(inputs=self.inputs, cache_dir=self.cache_dir)
 
     @cached_property
     def _recipe(self) -> Recipe:

@@ -19,6 +19,7 @@ ROOMS = (
     "controller",
     "progress",
     "session",
+    "splitting_scanning",
     "finetune_scanning",
     "finetune_methods",
     "prompt_scanning",

@@ -14,7 +14,7 @@ class SteeredCopy:
 
     finding: Finding  # the closest of them; it comes from steering, not from normal use
     rate: Estimate  # chance that one ordinary image copies it
-    num_copies: int  # steered images that copy it
+    num_copies: int  # images that copy it, steered or not
     num_islands: int  # islands of steered trajectories that it came out of
     in_reach: bool  # a first copy is expected within the reach of the scan
 
@@ -48,7 +48,7 @@ class SplittingScan:
     num_steered: int  # steered trajectories, all islands
     num_targets: int  # different training images
     num_screened: int  # of them, those that were looked at to decide where to steer
-    num_tried: int  # of them, those that some island was steered to
+    num_tried: int  # of them, those that some island was steered to; none where nothing steered
     growth: tuple[CurvePoint, ...]  # expected distinct copied images among so many ordinary ones
     rates: tuple[RateAt, ...]  # loosest first
     least_effective: float  # smallest effective share of an island's trajectories after selection

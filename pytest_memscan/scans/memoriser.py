@@ -27,7 +27,7 @@ NUM_REMEMBERED = 128
 REMEMBERED_BYTES = 2**25
 POPULATION = 64
 MINIMUM = 2
-NUM_ISLANDS = 5
+NUM_ISLANDS = 8
 _COPIED = 1e-2  # mean squared distance in [-1, 1] at which the exact denoiser has copied
 _CLOSE = (0.05, 0.1, 0.2, 0.4)  # distances that steering works its way down from
 

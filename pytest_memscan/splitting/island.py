@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pytest_memscan.splitting.chain import Chain, Step, clean_latents
 from pytest_memscan.splitting.kept import Arrays, KeptIsland
 from pytest_memscan.splitting.population import effective_share, select
-from pytest_memscan.splitting.steering import Aims, Steering, tilted
+from pytest_memscan.splitting.steering import Aims, Steering, limited, tilted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,8 @@ class Arrived:
         finite: ``(num,)`` whether every prediction and every pixel was finite.
         log_weights: ``(num,)`` float64; the mean of ``exp(log_weights) * f(image)`` estimates the
             mean of ``f`` over ordinary images without bias.
-        lineage: ``(num, num_steps)`` int64 place in the population whose noise each step used.
+        lineage: ``(num, 1 + num_steps)`` int64 place in the population where it began, then the
+            one whose noise each step used.
         least_effective: Smallest effective share of the weights, after any selection.
     """
 
@@ -76,7 +77,7 @@ class Island:
         """Run all trajectories to the end."""
         num = len(self.seeds)
         self._log_weights = torch.zeros(num, dtype=torch.float64)
-        self._lineage = np.empty((num, 0), dtype=np.int64)
+        self._lineage = np.arange(num)[:, None]
         self._finite = torch.ones(num, dtype=torch.bool)
         self._state = None if self.kept is None else self.kept.state()
         skip = 0 if self._state is None else int(self._state["number"])
@@ -99,12 +100,14 @@ class Island:
         else:
             places = np.arange(len(self.seeds))
             self._lineage = np.concatenate([self._lineage, places[:, None]], axis=1)
-            self._finite &= step.clean.flatten(1).isfinite().all(dim=1).cpu()
+            # Of the prediction: clean latents may have been clipped.
+            self._finite &= step.prediction.flatten(1).isfinite().all(dim=1).cpu()
             self._parts = self._select(step, slope) if slope else None
         tilt = float(self.steering.tilts[step.number])
         if self._parts is not None and tilt and step.bridge:
-            direction = step.bridge * (self.aims.mean(self._parts) - step.clean)
-            step.noise, log_ratio = tilted(step.noise, direction.nan_to_num(0.0), tilt)
+            way = (self.aims.mean(self._parts) - step.clean).nan_to_num(0.0, 0.0, 0.0)
+            direction = limited(step.bridge * way, tilt)
+            step.noise, log_ratio = tilted(step.noise, direction, tilt)
             self._log_weights = self._log_weights + log_ratio.cpu()
         if self.kept is not None:
             noise, clean = step.noise.float().cpu().numpy(), step.clean.float().cpu().numpy()

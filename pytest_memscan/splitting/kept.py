@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pytest_memscan.errors import StoreError, shown_path
 
 Arrays = dict[str, NDArray[Any]]
+_NAMES = "names"  # of all arrays of a file: an archive may lose some and still be read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class KeptIsland:
         """What some trajectories went through, until the island is finished.
 
         Args:
-            lineage: ``(num_chosen, num_steps)`` places, see `island.Arrived`.
+            lineage: ``(num_chosen, num_steps)`` places whose noise each step used.
             shape: ``(num, ...)`` of the latents of the island.
 
         Returns:
@@ -91,11 +92,14 @@ class KeptIsland:
 def read_arrays(path: Path) -> Arrays | None:
     """Arrays of a file; None where it is missing or damaged, and would be made again."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        # A file that `np.load` opens itself stays open where it is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            names = arrays[_NAMES].tolist()
+            return {name: arrays[name] for name in names}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile):
+        # RuntimeError: a damaged header that asks for a password, or for another kind of archive.
         path.unlink(missing_ok=True)
         return None
 
@@ -109,7 +113,8 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     partial = path.with_suffix(".partial")
     with explained(path.parent):
         with partial.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub means allow_pickle
+            named: Arrays = arrays | {_NAMES: np.array(list(arrays), dtype=str)}
+            np.savez(file, **named)  # type: ignore[arg-type]  # its stub means allow_pickle
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

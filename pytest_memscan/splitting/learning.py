@@ -51,7 +51,7 @@ class Traces:
 
     def listen(self, step: Step) -> None:
         """Remember a step."""
-        finite = step.clean.flatten(1).isfinite().all(dim=1).cpu()
+        finite = step.prediction.flatten(1).isfinite().all(dim=1).cpu()
         self.finite = finite if self.finite is None else self.finite & finite
         self.clean.append(step.clean[:MAX_TRACED].half().cpu())
         self.noise.append(step.noise[:MAX_TRACED].half().cpu())
@@ -219,9 +219,12 @@ def screened_shares(errors: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns:
         ``(num_images,)``, sums to 1, none of them 0.
     """
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         scores = np.log(errors).mean(axis=0)
-    finite = np.where(np.isfinite(scores), scores, scores[np.isfinite(scores)].max(initial=0.0))
+    known = scores[np.isfinite(scores)]
+    # No error at all: a white image, clipped to white. It is best, but no better than the next.
+    worst, best = known.max(initial=0.0), np.nextafter(known.min(initial=0.0), -np.inf)
+    finite = np.nan_to_num(scores, nan=worst, posinf=worst, neginf=best)
     by_error = np.exp(-2 * (finite - finite.min()))
     rank = np.empty(len(scores))
     rank[np.argsort(finite, kind="stable")] = np.arange(1, len(scores) + 1)

@@ -107,6 +107,7 @@ class Rounds:
 
     def run(self) -> Iterator[Outcome]:
         """Each island as it ends; those that are kept are not run again."""
+        self._done.clear()
         for number, seeds in enumerate(self.seeds):
             kept = KeptIsland(folder=self.folder, name=f"island-{number:05d}")
             found = kept.result()
@@ -182,8 +183,9 @@ class Rounds:
             shares = updated_shares(shares, rates)
         rows = np.argsort(-shares, kind="stable")
         if len(rows) > MAX_AIMS:
-            # Half for the likeliest, half drawn from the others: in some island all come up.
-            random = np.random.default_rng([self.draws, number])
+            # Half for the likeliest, half drawn from the others: in some island all come up. What
+            # is drawn here must not decide who survives, see `Island`: hence the third number.
+            random = np.random.default_rng([self.draws, number, 1])
             others = random.choice(rows[MAX_AIMS // 2 :], MAX_AIMS // 2, replace=False)
             rows = np.concatenate([rows[: MAX_AIMS // 2], others])
         rows = np.sort(rows)
@@ -219,7 +221,7 @@ class Rounds:
         rows = rows[np.argsort(-outcome.log_weights[rows], kind="stable")][:MAX_LEARNT]
         if not len(rows):
             return {}
-        noise, predicted = kept.steps_of(arrived.lineage[rows], shape)
+        noise, predicted = kept.steps_of(arrived.lineage[rows, 1:], shape)
         _, image = np.unique(outcome.nearest[rows], return_inverse=True)
         heaviest = np.full(image.max() + 1, -np.inf)
         np.maximum.at(heaviest, image, outcome.log_weights[rows])
@@ -252,7 +254,7 @@ class Rounds:
             before = read_arrays(path)
             if before is not None and float(before["dissimilarity"]) <= dissimilarities[row]:
                 continue
-            noise, _ = kept.steps_of(arrived.lineage[row : row + 1], shape)
+            noise, _ = kept.steps_of(arrived.lineage[row : row + 1, 1:], shape)
             start = int(arrived.lineage[row, 0])
             write_arrays(
                 path,

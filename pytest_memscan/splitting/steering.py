@@ -21,6 +21,7 @@ training image.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 
 MAX_SLOPE = 1e4
+MOST_NATS = 2.0  # that the tilt of one step may cost a trajectory on average
 CAUTION = 0.7  # the slopes used, as a share of those fitted: a greedy population loses ancestors
 _SURE = 1.5  # standard errors above 0 from which a fitted tilt is believed
 _SPREAD = 1.0  # nats by which the promise may differ among those that arrived (standard deviation)
@@ -119,6 +121,18 @@ def tilted(
     return (drawn + shift).to(noise.dtype), log_ratio
 
 
+def limited(direction: torch.Tensor, tilt: float) -> torch.Tensor:
+    """Directions ``(batch, ...)`` shortened to where a tilt costs `MOST_NATS` at most.
+
+    Close to the end a step's noise is small, and an image that is still far from every aim would
+    be torn towards one at a price in its weight that no copy could ever be worth.
+    """
+    lengths = tilt * direction.flatten(1).norm(dim=1)
+    shares = (math.sqrt(2 * MOST_NATS) / lengths).clamp(max=1.0)
+    shortened: torch.Tensor = direction * shares.view(-1, *[1] * (direction.ndim - 1))
+    return shortened
+
+
 def fit_tilts(
     along: NDArray[np.float64], squared: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
@@ -140,12 +154,11 @@ def fit_tilts(
     if not weights.sum() > 0:
         return np.zeros(len(along))
     shares = weights / weights.sum()
-    around = np.ones(3)
-    known = np.convolve(squared @ shares, around, mode="same")
-    explained = np.convolve(along @ shares, around, mode="same")
+    known = _around(squared @ shares)
+    explained = _around(along @ shares)
     tilts = np.divide(explained, known, out=np.zeros(len(along)), where=known > 0)
     # Of one trajectory the inner product has the variance of the squared length.
-    error = np.sqrt(np.convolve(squared @ np.square(shares), around, mode="same"))
+    error = np.sqrt(_around(squared @ np.square(shares)))
     sure = explained > _SURE * error
     return np.clip(np.where(sure, tilts, 0.0), 0.0, 1.0)
 
@@ -186,3 +199,9 @@ def fit_slope(
     spread = float(np.sqrt(shares @ np.square(arrived - shares @ arrived)))
     steepest = _SPREAD / max(spread, _SPREAD / MAX_SLOPE)
     return CAUTION * min(float(np.exp(found.x)), steepest)
+
+
+def _around(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums over three neighbours, of as many values as there are, also of one or two."""
+    sums: NDArray[np.float64] = np.convolve(values, np.ones(3))[1:-1]
+    return sums

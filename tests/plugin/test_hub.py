@@ -18,8 +18,8 @@ from .t2i import FIXTURES
 def images(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     folder.mkdir()
-    for index, pixels in enumerate(smooth_images(40, size=8)):
-        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+    for index, pixels in enumerate(smooth_images(120, size=8)):
+        Image.fromarray(pixels).save(folder / f"{index:03d}.png")
     return folder
 
 
@@ -35,7 +35,11 @@ def test_a_model_on_the_hub_is_scanned_by_its_commit(
         commit = hub.add("org/model", files_of(checkpoint)).branches["main"]
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-        options = (f"--memscan-train-data={images}", "--memscan-steps=2")
+        # Enough for memscan::splitting to look at every training image.
+        options = (
+            *(f"--memscan-train-data={images}", "--memscan-steps=10", "--memscan-budget=100img"),
+            "--memscan-fail=extractable_images <= 0",
+        )
         first = gate("org/model", *options, subprocess=True, every_scan=True)
     assert first.ret == pytest.ExitCode.OK
     # Before it was fetched it might have been a text-to-image checkpoint, or a LoRA of one.

@@ -1,0 +1,112 @@
+"""Training images that came out of a splitting scan, each with its evidence and its price."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_memscan.prices import combined, price_bounds
+from pytest_memscan.results import Estimate, Finding, SteeredCopy
+from pytest_memscan.scans.splitting_plan import Plan
+from pytest_memscan.scans.splitting_source import Targets
+from pytest_memscan.splitting.rounds import Outcome
+from pytest_memscan.store import StoredImage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copies:
+    """Works out what the trajectories of a scan copied.
+
+    Attributes:
+        ends: The unsteered images first, then every island.
+        targets: Training images.
+        plan: Which sample id is whose.
+        cut: Dissimilarity of a copy.
+        reach: Ordinary images within which a first copy counts.
+        image: Sample id -> the image.
+        alone: Row of a target, sample id -> its closest copy, made again alone.
+    """
+
+    ends: Sequence[Outcome] = field(repr=False)
+    targets: Targets
+    plan: Plan
+    cut: float
+    reach: int
+    image: Callable[[int], StoredImage]
+    alone: Callable[[int, int], StoredImage]
+
+    def priced(self) -> list[SteeredCopy]:
+        """One for each target, likeliest first; those not confirmed too."""
+        per_island = np.array([each.rates(self.cut, len(self.targets.ids)) for each in self.ends])
+        found = np.flatnonzero(per_island.any(axis=0))
+        if not len(found):
+            return []
+        _, lowers = price_bounds(per_island[:, found], num_tried=len(self.targets.ids))
+        copies = [
+            self._copy(row, per_island[:, row], float(lower))
+            for row, lower in zip(found.tolist(), lowers, strict=True)
+        ]
+        return sorted(copies, key=lambda copy: (-copy.rate.value, copy.finding.train_id))
+
+    def _copy(self, row: int, estimates: NDArray[np.float64], lower: float) -> SteeredCopy:
+        rate = combined(estimates, num_trials=sum(len(each.log_weights) for each in self.ends))
+        hits = [(each.nearest == row) & (each.dissimilarities <= self.cut) for each in self.ends]
+        return SteeredCopy(
+            finding=self._finding(row, hits),
+            rate=replace(rate, lower=min(lower, rate.lower)),
+            num_copies=int(sum(hit.sum() for hit in hits)),
+            num_islands=sum(bool(hit.any()) for hit in hits[1:]),
+            in_reach=rate.value >= 1 / self.reach,
+        )
+
+    def _finding(self, row: int, hits: Sequence[NDArray[np.bool_]]) -> Finding:
+        """The closest copy; confirmed where it is one too when made again alone."""
+        sample_id, closest = self._closest(hits)
+        train_id = int(self.targets.ids[row])
+        again = self.alone(row, sample_id)
+        near = self.targets.near([self.image(sample_id)])
+        reference = self.targets.reference
+        regenerated, confirmed = None, False
+        if not again.invalid:
+            alone = self.targets.near([again])
+            dissimilarity = float(alone.dissimilarities[0, 0])
+            regenerated = reference.measure.score(dissimilarity)
+            confirmed = int(alone.train_ids[0, 0]) == train_id and dissimilarity <= self.cut
+        reached = [level.name for level in reference.levels if closest <= level.cut]
+        return Finding(
+            sample_id=sample_id,
+            train_id=train_id,
+            score=reference.measure.score(closest),
+            distance=None if near.distances is None else float(near.distances[0]),
+            level=reached[-1],
+            confirmed=confirmed,
+            regenerated_score=regenerated,
+        )
+
+    def _closest(self, hits: Sequence[NDArray[np.bool_]]) -> tuple[int, float]:
+        """Sample id and dissimilarity; of equally close ones the first."""
+        apart = np.concatenate(
+            [
+                np.where(hit, each.dissimilarities, np.inf)
+                for each, hit in zip(self.ends, hits, strict=True)
+            ]
+        )
+        sample_id = int(apart.argmin())  # islands follow each other in the plan
+        return sample_id, float(apart[sample_id])
+
+
+def extractable(copies: Sequence[SteeredCopy], reach: int) -> Estimate:
+    """Training images whose first copy is expected within `reach` ordinary images.
+
+    Only those whose copy was made again alone; the bounds count those that surely are, and those
+    that may be.
+    """
+    rates = [copy.rate for copy in copies if copy.finding.confirmed]
+    return Estimate(
+        value=sum(rate.value >= 1 / reach for rate in rates),
+        lower=sum(rate.lower >= 1 / reach for rate in rates),
+        upper=sum(rate.upper >= 1 / reach for rate in rates),
+    )
