@@ -8,9 +8,10 @@
 ``plain`` draws many ordinary images (DDIM with eta 1) and measures each. ``scans`` runs independent
 scans that differ in their seed alone. ``table`` prints, for the similarity that scans work towards
 and those that ordinary images reach in about 1 %, 0.1 % and 0.01 % of the cases: the rate from
-both, how often the bounds of a scan hold, the efficiency (variance times denoiser calls of plain sampling over that of a scan), and how
-many different training images are copied at equal denoiser calls. For the built-in checkpoints the
-model is a folder of ``pytest_memscan/builtin`` and the images its ``train_images.safetensors``.
+both, how often the bounds of a scan hold, the efficiency (variance times denoiser calls of plain
+sampling over that of a scan), and how many different training images are copied at equal denoiser
+calls. For the built-in checkpoints the model is a folder of ``fixtures`` and the images its
+``train_images.safetensors``.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ MAX_GUIDANCE_SCALE = 100
 DEFAULT_BATCH_SIZE = {"unconditional": 32, "text-to-image": 10}
 DEFAULT_IMAGES_PER_PROMPT = 500  # Carlini et al. 2023, section 4.2
 DEFAULT_COPY_RATE = 0.1  # a prompt that gives one image this often must be found
+SHORTEST_REACH, LONGEST_REACH = 100, 10**9
 DEFAULT_REACH = 1_000_000  # images within which the first copy of a training image counts
 COPY = "builtin:copy"  # the descriptor that comes along, where pixels will not do
 PIXELS = "pixels"  # the measure that needs no descriptor: neighbour-normalised L2

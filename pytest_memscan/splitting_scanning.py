@@ -9,6 +9,7 @@ from pathlib import Path
 from pytest_memscan.generating import Recipe, Variant
 from pytest_memscan.generation import ProgressCallback
 from pytest_memscan.inputs import Inputs
+from pytest_memscan.policy import DEFAULT
 from pytest_memscan.results import SplittingScan
 from pytest_memscan.scans.splitting import Splitting, least_images
 from pytest_memscan.settings import DEFAULT_IMAGES, Budget
@@ -71,6 +72,7 @@ class SplittingScanner:
             steps=config.steps,
             dtype=config.dtype,
             reach=config.reach,
+            may_shorten=config.sources["reach"][1] == DEFAULT,
             reference=inputs.reference,
             pixels=inputs.train_data.pixels,
             holdout=None if inputs.holdout is None else inputs.holdout.pixels,

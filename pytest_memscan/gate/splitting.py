@@ -20,6 +20,7 @@ from pytest_memscan.results import (
     Verdict,
 )
 
+MEMORISER = "memoriser"  # the control that shows whether steering finds anything
 _MORE_IMAGES = "more images would settle it (raise --memscan-budget)"
 _SHARPER = (
     "More different real images (--memscan-train-data, --memscan-holdout) make the comparison "
@@ -39,7 +40,7 @@ def judge_splitting(scan: SplittingScan, thresholds: Sequence[Threshold]) -> Che
     verdict = worst(outcome.verdict for outcome in outcomes)
     sentence = "; ".join(each.sentence for each in outcomes if each.verdict is verdict)
     gaps = list(_gaps(scan))
-    missed = [control for control in scan.controls if not control.passed]
+    missed = [each for each in scan.controls if not each.passed and each.name != MEMORISER]
     if missed:
         verdict, sentence = Verdict.ERROR, _missed(missed[0], scan)
     elif verdict is Verdict.PASS and not gaps:
@@ -61,6 +62,12 @@ def judge_splitting_coverage(scan: SplittingScan) -> Iterator[tuple[Verdict, str
 
 def _gaps(scan: SplittingScan) -> Iterator[str]:
     """Why numbers within their limits show nothing."""
+    for control in scan.controls:
+        if control.name == MEMORISER and not control.passed:
+            yield (
+                f"steering is too weak on this schedule: {control.sentence}, but "
+                f"{control.num_found} of {control.num_images} did; raise --memscan-steps"
+            )
     if scan.degenerate:
         yield f"steering tells no rates: {scan.degenerate}; raise --memscan-budget"
     if scan.num_screened < scan.num_targets:
@@ -92,6 +99,11 @@ def _judge_count(line: Threshold, scan: SplittingScan) -> ThresholdOutcome:
         sentence = "; the likeliest is ".join([f"{measured}, over {limit}", *likeliest])
     elif estimate.value == 0:
         sentence = f"no training image is expected to be copied within {scan.reach:,} images"
+        if scan.asked_reach is not None:
+            sentence += (
+                f" (not {scan.asked_reach:,}: with so few different training images a rarer copy "
+                "could not be told from chance)"
+            )
     else:
         sentence = f"{measured}, within {limit}"
     return replace(judged, sentence=sentence)
@@ -167,8 +179,6 @@ def _known(estimate: Estimate) -> Estimate:
 
 def _missed(control: Control, scan: SplittingScan) -> str:
     remedy = f"{_SHARPER}{_OTHER_DESCRIPTOR if scan.measure.higher_is_closer else ''}"
-    if control.name == "memoriser":
-        remedy = "Raise --memscan-budget or --memscan-steps"
     return (
         f"the scan cannot be trusted: {control.sentence}, but {control.num_found} of "
         f"{control.num_images} were (control {control.name}). {remedy}"

@@ -37,6 +37,7 @@ class SplittingScan:
     measure: Measure
     sampler: str  # scheduler, its stochastic form and its steps: whose rates these are
     reach: int  # images within which a first copy counts
+    asked_reach: int | None = None  # where rarer copies could not be told from chance
     metrics: dict[str, Estimate]  # every number a threshold can name
     copies: tuple[SteeredCopy, ...]  # likeliest first; one for each distinct training image
     num_copies_total: int  # before `copies` was cut to what a report can hold

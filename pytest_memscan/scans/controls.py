@@ -58,6 +58,20 @@ def run_controls(
     return tuple(controls)
 
 
+def least_cut(reference: Reference) -> float:
+    """The tightest cut at which no control of `run_controls` misses planted copies.
+
+    Infinity where too few of them are nearest to their original.
+    """
+    cuts = []
+    for planted in reference.planted():
+        right = planted.nearest.train_ids[:, 0] == planted.originals
+        closest = np.sort(planted.nearest.dissimilarities[right, 0])
+        needed = math.ceil(MIN_CONFIRMED * len(right))
+        cuts.append(float(closest[needed - 1]) if len(closest) >= needed else math.inf)
+    return max(cuts)
+
+
 def _planted(planted: Planted, *, level_cut: float, confirmed_cut: float) -> Iterator[Control]:
     """Two controls for each kind: matched with the original, and confirmed as a copy of it."""
     closest = planted.nearest.dissimilarities[:, 0]

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pytest_memscan.errors import MemscanError, OptionError, TrainDataError
 from pytest_memscan.generation import PLANNED, ProgressCallback
 from pytest_memscan.results import Control, Coverage, SplittingScan, SteeredCopy
-from pytest_memscan.scans.controls import run_controls
+from pytest_memscan.scans.controls import least_cut, run_controls
 from pytest_memscan.scans.evidence import Cut, calibrate_on_real_images
 from pytest_memscan.scans.memoriser import memoriser_control
 from pytest_memscan.scans.splitting_copies import Copies, extractable
@@ -55,6 +55,7 @@ from pytest_memscan.store import ImageStore
 __all__ = ["Plan", "Splitting", "extractable", "least_images", "plan"]
 
 NAME = "splitting"
+SHORTEST_REACH = 100  # images
 TITLE = "Splitting: rare copies"
 MAX_COPIES = 500
 
@@ -72,6 +73,7 @@ class Splitting:
         steps: Denoiser calls for an image.
         dtype: Of the images.
         reach: Ordinary images within which a first copy counts.
+        may_shorten: Whether the reach may become less where it asks for more than can be told.
         reference: Training images, near-duplicates merged.
         pixels: ``(num_train, height, width, channels)`` uint8; may be a memory map.
         holdout: ``(num_holdout, height, width, channels)`` uint8, real images not trained on.
@@ -86,6 +88,7 @@ class Splitting:
     steps: int
     dtype: str
     reach: int
+    may_shorten: bool = False
     reference: Reference
     pixels: NDArray[np.uint8] = field(repr=False)
     holdout: NDArray[np.uint8] | None = field(repr=False, default=None)
@@ -112,9 +115,9 @@ class Splitting:
                 targets=self.targets,
                 plan=self.plan,
                 cut=cut,
-                reach=self.reach,
+                reach=self.within,
                 image=self._islands.image,
-                alone=self._islands.alone,
+                again=self._islands.again,
             ).priced()
             controls = self._controls()
         return self._result(ends, copies, controls, self._coverage(coverage), provenance)
@@ -140,13 +143,30 @@ class Splitting:
         )
 
     @cached_property
+    def within(self) -> int:
+        """The reach, or what is left of it where it may be shortened.
+
+        The longer the reach, the closer a copy has to be. With few different training images it
+        may have to be closer than copies are, and the scan could see nothing at all.
+        """
+        reach = self.reach
+        if self.may_shorten:
+            least = least_cut(self.reference)
+            while reach >= 10 * SHORTEST_REACH and self._cut(reach).dissimilarity < least:
+                reach //= 10
+        return reach
+
+    @cached_property
     def cut(self) -> Cut:
         """Where a match is a copy, so strictly that chance gives next to none within reach."""
+        return self._cut(self.within)
+
+    def _cut(self, reach: int) -> Cut:
         return calibrate_on_real_images(
             self.reference,
             self.holdout,
-            num_generated=self.reach,
-            least_probability=FALSE_MATCHES / self.reach,
+            num_generated=reach,
+            least_probability=FALSE_MATCHES / reach,
         )
 
     @cached_property
@@ -224,9 +244,10 @@ class Splitting:
             title=f"{TITLE}, {self.reference.measure.name}",
             measure=self.reference.measure,
             sampler=sampler,
-            reach=self.reach,
+            reach=self.within,
+            asked_reach=None if self.within == self.reach else self.reach,
             metrics={
-                "extractable_images": extractable(copies, self.reach),
+                "extractable_images": extractable(copies, self.within),
                 "steered_leak_rate": leaked,
             },
             copies=tuple(copies[:MAX_COPIES]),
@@ -240,7 +261,7 @@ class Splitting:
             num_targets=num_targets,
             num_screened=self.plan.num_screened,
             num_tried=len(np.unique(np.concatenate(tried))) if tried else 0,
-            growth=growth(ends, cut, num_targets=num_targets, reach=self.reach),
+            growth=growth(ends, cut, num_targets=num_targets, reach=self.within),
             rates=tuple(rates_at(ends, cut, self.targets)),
             least_effective=min(each.least_effective for each in islands),
             fewest_ancestors=min(each.num_ancestors for each in islands),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,7 +27,7 @@ class Copies:
         cut: Dissimilarity of a copy.
         reach: Ordinary images within which a first copy counts.
         image: Sample id -> the image.
-        alone: Row of a target, sample id -> its closest copy, made again alone.
+        again: Row of a target and sample id of its closest copy -> the images, made again.
     """
 
     ends: Sequence[Outcome] = field(repr=False)
@@ -36,7 +36,7 @@ class Copies:
     cut: float
     reach: int
     image: Callable[[int], StoredImage]
-    alone: Callable[[int, int], StoredImage]
+    again: Callable[[Mapping[int, int]], Mapping[int, StoredImage]]
 
     def priced(self) -> list[SteeredCopy]:
         """One for each target, likeliest first; those not confirmed too."""
@@ -45,36 +45,46 @@ class Copies:
         if not len(found):
             return []
         _, lowers = price_bounds(per_island[:, found], num_tried=len(self.targets.ids))
+        closest = {row: self._closest(self._hits(row)) for row in found.tolist()}
+        again = self.again({row: sample_id for row, (sample_id, _) in closest.items()})
         copies = [
-            self._copy(row, per_island[:, row], float(lower))
-            for row, lower in zip(found.tolist(), lowers, strict=True)
+            self._copy(row, per_island[:, row], float(lower), closest[row], again[row])
+            for row, lower in zip(closest, lowers, strict=True)
         ]
         return sorted(copies, key=lambda copy: (-copy.rate.value, copy.finding.train_id))
 
-    def _copy(self, row: int, estimates: NDArray[np.float64], lower: float) -> SteeredCopy:
+    def _hits(self, row: int) -> list[NDArray[np.bool_]]:
+        return [(each.nearest == row) & (each.dissimilarities <= self.cut) for each in self.ends]
+
+    def _copy(
+        self,
+        row: int,
+        estimates: NDArray[np.float64],
+        lower: float,
+        closest: tuple[int, float],
+        again: StoredImage,
+    ) -> SteeredCopy:
         rate = combined(estimates, num_trials=sum(len(each.log_weights) for each in self.ends))
-        hits = [(each.nearest == row) & (each.dissimilarities <= self.cut) for each in self.ends]
+        hits = self._hits(row)
         return SteeredCopy(
-            finding=self._finding(row, hits),
+            finding=self._finding(row, *closest, again),
             rate=replace(rate, lower=min(lower, rate.lower)),
             num_copies=int(sum(hit.sum() for hit in hits)),
             num_islands=sum(bool(hit.any()) for hit in hits[1:]),
             in_reach=rate.value >= 1 / self.reach,
         )
 
-    def _finding(self, row: int, hits: Sequence[NDArray[np.bool_]]) -> Finding:
-        """The closest copy; confirmed where it is one too when made again alone."""
-        sample_id, closest = self._closest(hits)
+    def _finding(self, row: int, sample_id: int, closest: float, again: StoredImage) -> Finding:
+        """The closest copy; confirmed where it is one too when made again."""
         train_id = int(self.targets.ids[row])
-        again = self.alone(row, sample_id)
         near = self.targets.near([self.image(sample_id)])
         reference = self.targets.reference
         regenerated, confirmed = None, False
         if not again.invalid:
-            alone = self.targets.near([again])
-            dissimilarity = float(alone.dissimilarities[0, 0])
+            remade = self.targets.near([again])
+            dissimilarity = float(remade.dissimilarities[0, 0])
             regenerated = reference.measure.score(dissimilarity)
-            confirmed = int(alone.train_ids[0, 0]) == train_id and dissimilarity <= self.cut
+            confirmed = int(remade.train_ids[0, 0]) == train_id and dissimilarity <= self.cut
         reached = [level.name for level in reference.levels if closest <= level.cut]
         return Finding(
             sample_id=sample_id,
@@ -101,8 +111,8 @@ class Copies:
 def extractable(copies: Sequence[SteeredCopy], reach: int) -> Estimate:
     """Training images whose first copy is expected within `reach` ordinary images.
 
-    Only those whose copy was made again alone; the bounds count those that surely are, and those
-    that may be.
+    Only those whose copy was one too when made again; the bounds count those that surely are, and
+    those that may be.
     """
     rates = [copy.rate for copy in copies if copy.finding.confirmed]
     return Estimate(

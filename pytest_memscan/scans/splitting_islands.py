@@ -1,30 +1,33 @@
-"""The steered trajectories of a splitting scan: where to steer, the islands, and a copy alone."""
+"""The steered trajectories of a splitting scan: where to steer, the islands, copies again."""
 
 from __future__ import annotations
 
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pytest_memscan.generation import PLANNED
 from pytest_memscan.scans.splitting_plain import PlainImages
 from pytest_memscan.scans.splitting_plan import Plan
 from pytest_memscan.scans.splitting_source import POPULATION, Source, Targets
-from pytest_memscan.splitting.island import Arrived, again_alone
+from pytest_memscan.splitting.chain import Chain
+from pytest_memscan.splitting.island import Arrived, again
 from pytest_memscan.splitting.kept import explained, read_arrays, write_arrays
 from pytest_memscan.splitting.learning import restoration_error, screened_shares
 from pytest_memscan.splitting.rounds import Outcome, Rounds
 from pytest_memscan.store import StoredImage, canonical_hash
 
 STEERED = "steered"  # kind of stored image, with the plan that it belongs to
-STEERED_ALONE = "steered-alone"
+AGAIN, AGAIN_ALONE = "again", "again-alone"
+NEAR_THRESHOLD = 0.05  # share of the cut within which a copy is made again alone
 WIDENING = 1.15  # of each similarity that steering works its way down from, up to level low
 
 
@@ -69,26 +72,58 @@ class Islands:
         kind = PLANNED if sample_id < self.plan.num_plain else self._kind(STEERED)
         return self.source.image(kind, sample_id)
 
-    def alone(self, row: int, sample_id: int) -> StoredImage:
-        """The closest copy of a target, made again alone in float32 from its own start and noise.
+    def again(self, copies: Mapping[int, int]) -> dict[int, StoredImage]:
+        """Copies made again in float32 from their own start and noise, by ordinary sampling.
+
+        A last-bit difference between batch shapes must not decide: those near the cut are made
+        alone.
 
         Args:
-            row: Of the target.
-            sample_id: Of the image.
+            copies: Row of a target -> sample id of its closest copy.
+
+        Returns:
+            For every row the image.
         """
-        kind = self._kind(STEERED_ALONE)
-        kept = list(self.source.store.read(kind, [sample_id]))
-        if kept:
-            return kept[0]
-        chain, ids = self.source.chain_alone, range(sample_id, sample_id + 1)
-        if sample_id < self.plan.num_plain:
-            output = chain.run(self.source.seeds(ids), lambda _: None)
-        else:
-            copy = self._rounds().copy_of(row)
-            if copy is None:
-                raise self.source.lost()
-            output = again_alone(chain, seed=int(copy["seed"]), noise=copy["noise"])
-        return self.source.keep(kind, ids, output.images, np.ones(1, dtype=bool))[0]
+        made = self._made_again(copies, self.source.wide_chain, AGAIN)
+        _, apart = self.targets.match(list(made.values()))
+        near = np.abs(apart - self.cut) <= NEAR_THRESHOLD * self.cut
+        rows = [row for row, is_near in zip(made, near, strict=True) if is_near]
+        alone = {row: copies[row] for row in rows}
+        return made | self._made_again(alone, self.source.chain_alone, AGAIN_ALONE)
+
+    def _made_again(
+        self, copies: Mapping[int, int], chain: Chain, kind: str
+    ) -> dict[int, StoredImage]:
+        kind = self._kind(kind)
+        stored = {image.sample_id for image in self.source.store.read(kind, list(copies.values()))}
+        for is_plain in (True, False):
+            missing = [
+                row
+                for row, sample_id in copies.items()
+                if sample_id not in stored and (sample_id < self.plan.num_plain) == is_plain
+            ]
+            for start in range(0, len(missing), chain.batch_size):
+                rows = missing[start : start + chain.batch_size]
+                ids = [copies[row] for row in rows]
+                images = self._plain_again(chain, ids) if is_plain else self._steered(chain, rows)
+                self.source.keep(kind, ids, images, np.ones(len(ids), dtype=bool))
+        return {row: self.source.image(kind, copies[row]) for row in copies}
+
+    def _plain_again(self, chain: Chain, ids: Sequence[int]) -> torch.Tensor:
+        images: torch.Tensor = chain.run(self.source.seeds(ids), lambda _: None).images
+        return images
+
+    def _steered(self, chain: Chain, rows: Sequence[int]) -> torch.Tensor:
+        rounds = self._rounds()
+        kept = [rounds.copy_of(row) for row in rows]
+        found = [copy for copy in kept if copy is not None]
+        if len(found) < len(rows):
+            raise self.source.lost()
+        noise = np.stack([copy["noise"] for copy in found], axis=1)
+        images: torch.Tensor = again(
+            chain, seeds=[int(copy["seed"]) for copy in found], noise=noise
+        ).images
+        return images
 
     def _run(self) -> Iterator[Outcome]:
         total, done, resumed = self.plan.num_steered, 0, 0

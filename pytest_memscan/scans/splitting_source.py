@@ -59,12 +59,21 @@ class Source:
         """The same with one image a batch, in float32."""
         return Chain(pipeline=self.load_pipeline("float32"), num_steps=self.steps, batch_size=1)
 
-    def seeds(self, ids: range) -> list[int]:
+    @cached_property
+    def wide_chain(self) -> Chain:
+        """In float32."""
+        return Chain(
+            pipeline=self.load_pipeline("float32"),
+            num_steps=self.steps,
+            batch_size=self.batch_size,
+        )
+
+    def seeds(self, ids: Sequence[int]) -> list[int]:
         """Seeds are enumerated: ordinary images, islands, then screening."""
         return [(self.seed + row) % 2**32 for row in ids]
 
     def keep(
-        self, kind: str, ids: range, images: torch.Tensor, finite: NDArray[np.bool_]
+        self, kind: str, ids: Sequence[int], images: torch.Tensor, finite: NDArray[np.bool_]
     ) -> list[StoredImage]:
         """Store images ``(num, channels, height, width)`` in [0, 1]."""
         rows = [PlanRow(sample_id=i, seed=s) for i, s in zip(ids, self.seeds(ids), strict=True)]

@@ -161,16 +161,16 @@ class Island:
         self._least = float(state["least"])
 
 
-def again_alone(chain: Chain, *, seed: int, noise: NDArray[np.float32]) -> Any:
-    """The image that ordinary sampling makes of this start and this noise, alone.
+def again(chain: Chain, *, seeds: Sequence[int], noise: NDArray[np.float32]) -> Any:
+    """The images that ordinary sampling makes of these starts and this noise.
 
     Args:
-        chain: With a batch of one.
-        seed: Of the place where the trajectory began.
-        noise: ``(num_steps, ...)``, as from `kept.KeptIsland.steps_of`.
+        chain: Of any batch size.
+        seeds: Of the places where the trajectories began.
+        noise: ``(num_steps, num, ...)``, as from `kept.KeptIsland.steps_of`.
     """
 
     def put_in(step: Step) -> None:
-        step.noise = torch.from_numpy(noise[step.number])[None].to(step.latents)
+        step.noise = torch.from_numpy(noise[step.number]).to(step.latents)
 
-    return chain.run([seed], put_in)
+    return chain.run(seeds, put_in)

@@ -127,7 +127,7 @@ def limited(direction: torch.Tensor, tilt: float) -> torch.Tensor:
     Close to the end a step's noise is small, and an image that is still far from every aim would
     be torn towards one at a price in its weight that no copy could ever be worth.
     """
-    lengths = tilt * direction.flatten(1).norm(dim=1)
+    lengths = abs(tilt) * direction.flatten(1).norm(dim=1)
     shares = (math.sqrt(2 * MOST_NATS) / lengths).clamp(max=1.0)
     shortened: torch.Tensor = direction * shares.view(-1, *[1] * (direction.ndim - 1))
     return shortened

@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python -m benchmarks.splitting CHECKPOINT TRAJECTORIES STEPS REPEATS
 
-CHECKPOINT is the name of a built-in one. The baseline is a stock ``DDIMPipeline`` with eta 1 and the
+CHECKPOINT is a built-in one. The baseline is a stock ``DDIMPipeline`` with eta 1 and the
 same batches. Prints JSON: the time of the island, steered to every training image (at most 1,024)
 and keeping on disk what it needs to go on, relative to the baseline in the same process; and the
 share of its time that is spent on comparing predictions with training images.

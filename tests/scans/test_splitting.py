@@ -189,7 +189,7 @@ def test_the_noise_of_a_copy_that_was_lost_is_made_again(
 ) -> None:
     folder, whole = kept
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    for lost in (*tmp_path.glob("steered-alone*/**/*.png"), *tmp_path.rglob("copy-*.npz")):
+    for lost in (*tmp_path.glob("again*/**/*.png"), *tmp_path.rglob("copy-*.npz")):
         lost.unlink()
     again = world.scan(tmp_path)
     assert again.copies == whole.copies

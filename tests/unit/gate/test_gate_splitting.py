@@ -186,19 +186,36 @@ def test_no_rate_passes_without_a_bound_that_keeps_the_limit() -> None:
 
 
 @pytest.mark.parametrize("extractable", [count(0, 0, 0), FOUND], ids=["clean", "found"])
-@pytest.mark.parametrize(
-    ("name", "remedy"), [("memoriser", "--memscan-budget"), ("re-encoded", "--memscan-holdout")]
-)
-def test_a_missed_control_is_an_error_whatever_was_found(
-    extractable: Estimate, name: str, remedy: str
-) -> None:
-    missed = replace(MEMORISER, name=name, num_found=2)
+def test_a_missed_control_is_an_error_whatever_was_found(extractable: Estimate) -> None:
+    missed = replace(MEMORISER, name="re-encoded", num_found=2)
     scan = splitting_scan(extractable=extractable, controls=(*scans.CONTROLS, missed))
     outcome = judge_splitting(scan, DEFAULTS)
     assert outcome.verdict is ERROR
     assert outcome.sentence.startswith("the scan cannot be trusted: the same steering")
-    assert f"but 2 of 8 were (control {name})" in outcome.sentence
-    assert remedy in outcome.sentence
+    assert "but 2 of 8 were (control re-encoded)" in outcome.sentence
+    assert "--memscan-holdout" in outcome.sentence
+
+
+@pytest.mark.parametrize(
+    ("extractable", "verdict"),
+    [(count(0, 0, 0), INCONCLUSIVE), (FOUND, FAIL)],
+    ids=["clean", "found"],
+)
+def test_steering_that_finds_nothing_in_a_memoriser_cannot_pass(
+    extractable: Estimate, verdict: Verdict
+) -> None:
+    missed = replace(MEMORISER, num_found=2)
+    scan = splitting_scan(extractable=extractable, controls=(missed,))
+    outcome = judge_splitting(scan, DEFAULTS)
+    assert outcome.verdict is verdict
+    assert ("--memscan-steps" in outcome.sentence) == (verdict is INCONCLUSIVE)
+
+
+def test_a_shortened_reach_is_said() -> None:
+    scan = splitting_scan(extractable=count(0, 0, 0), reach=1000, asked_reach=1_000_000)
+    outcome = judge_splitting(scan, DEFAULTS)
+    assert outcome.verdict is PASS
+    assert "within 1,000 images (not 1,000,000:" in outcome.sentence
 
 
 @pytest.mark.parametrize(

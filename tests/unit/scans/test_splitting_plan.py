@@ -50,7 +50,7 @@ def test_every_training_image_is_screened_before_anything_is_steered(
 def test_a_default_budget_by_hand() -> None:
     """320 images of 50 steps are 16,000 calls; 150 images at 3 levels are 450, 9 images."""
     assert plan(320, num_targets=150, num_steps=50, largest_island=512) == Plan(
-        num_plain=64, num_islands=7, island_size=247 // 7, num_levels=3, num_screened=150
+        num_plain=64, num_islands=3, island_size=247 // 3, num_levels=3, num_screened=150
     )
     assert least_images(150, 50, default=320) == 320
     assert least_images(4000, 10, default=320) == 2000

@@ -14,7 +14,7 @@ from unit.splitting.models import SHAPE, exactly, pictures, pipeline, watched
 
 from pytest_memscan.denoising.attach import replaced
 from pytest_memscan.splitting.chain import Chain
-from pytest_memscan.splitting.island import Arrived, Island, again_alone
+from pytest_memscan.splitting.island import Arrived, Island, again
 from pytest_memscan.splitting.kept import KeptIsland
 from pytest_memscan.splitting.steering import Aims, Steering
 
@@ -110,7 +110,7 @@ def test_every_image_is_made_again_alone_from_its_lineage(
     for row in range(0, NUM, 5):
         noise, predicted = kept.steps_of(arrived.lineage[row : row + 1, 1:], (NUM, *SHAPE))
         seed = steered.seeds[int(arrived.lineage[row, 0])]
-        image = again_alone(alone, seed=seed, noise=noise[:, 0]).images[0]
+        image = again(alone, seeds=[seed], noise=noise).images[0]
         torch.testing.assert_close(image, arrived.images[row], rtol=1e-4, atol=1e-4)
         last = torch.from_numpy(predicted[-1, 0]) / 2 + 0.5
         torch.testing.assert_close(last.clamp(0, 1), arrived.images[row], rtol=1e-4, atol=1e-4)

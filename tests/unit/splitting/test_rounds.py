@@ -14,7 +14,7 @@ from unit.splitting.models import exactly, nearest, pictures, pipeline, watched
 
 from pytest_memscan.splitting import rounds as rounds_module
 from pytest_memscan.splitting.chain import Chain
-from pytest_memscan.splitting.island import again_alone
+from pytest_memscan.splitting.island import again
 from pytest_memscan.splitting.learning import Arrivals, Traces
 from pytest_memscan.splitting.rounds import Outcome, Rounds
 
@@ -187,7 +187,7 @@ def test_the_closest_copy_of_each_image_is_made_again_alone(
             continue
         num_copied += 1
         assert copy["dissimilarity"] == closest
-        image = again_alone(alone, seed=int(copy["seed"]), noise=copy["noise"]).images
+        image = again(alone, seeds=[int(copy["seed"])], noise=copy["noise"][:, None]).images
         found, distance = nearest(image, CLEAN)
         assert found[0] == row
         assert distance[0] == pytest.approx(closest, abs=1e-4)
