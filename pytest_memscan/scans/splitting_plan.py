@@ -12,8 +12,7 @@ PLAIN_SHARE = 0.2  # of the images, never steered
 LEAST_PLAIN = 64
 SCREENING_SHARE = 0.2  # of the budget, at most, from the second noise level on
 MOST_SCREENING = 0.5  # of the budget, at most, for the first
-# Few large islands find more than many small ones; a few are needed for an interval.
-FEWEST_ISLANDS, MOST_ISLANDS = 3, 12
+FEWEST_ISLANDS = 3  # for an interval; large ones find more, and estimate better, than many small
 SMALLEST_ISLAND = 32
 
 
@@ -79,8 +78,7 @@ def plan(num_images: int, *, num_targets: int, num_steps: int, largest_island: i
     left = num_images - math.ceil(num_levels * num_screened / num_steps)
     num_plain = min(left - 1, max(round(PLAIN_SHARE * left), min(LEAST_PLAIN, left // 2)))
     steered = left - num_plain
-    wanted = min(MOST_ISLANDS, max(FEWEST_ISLANDS, round(math.sqrt(steered) / 5)))
-    num_islands = max(1, min(wanted, steered // SMALLEST_ISLAND))
+    num_islands = max(1, min(FEWEST_ISLANDS, steered // SMALLEST_ISLAND))
     num_islands = max(num_islands, math.ceil(steered / largest_island))
     return Plan(
         num_plain=num_plain,
