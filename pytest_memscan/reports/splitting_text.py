@@ -38,7 +38,7 @@ def image_name(finding: Finding, scan: SplittingScan) -> str:
 
 
 def standing_text(copy: SteeredCopy, scan: SplittingScan) -> str:
-    """What a copy counts for; one that did not come out again alone never counts."""
+    """What a copy counts for; one that did not come out again never counts as in reach."""
     if not copy.finding.confirmed:
         return NOT_CONFIRMED
     if scan.degenerate:

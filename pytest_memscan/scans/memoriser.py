@@ -90,7 +90,7 @@ def _found(chain: Chain, remembered: torch.Tensor, num_rare: int, seed: int) -> 
     with tempfile.TemporaryDirectory() as folder:
         rounds = Rounds(
             chain=chain,
-            clean=lambda rows: clean(rows),
+            clean=clean,
             match=rare_only,
             cuts=(_COPIED, *_CLOSE),
             seeds=[seeds(number) for number in range(1, NUM_ISLANDS + 1)],

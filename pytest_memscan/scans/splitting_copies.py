@@ -111,12 +111,12 @@ class Copies:
 def extractable(copies: Sequence[SteeredCopy], reach: int) -> Estimate:
     """Training images whose first copy is expected within `reach` ordinary images.
 
-    Only those whose copy was one too when made again; the bounds count those that surely are, and
-    those that may be.
+    Value and lower bound count only those whose copy was one too when made again; the upper bound
+    the others as well, so that none of them passes for nothing.
     """
     rates = [copy.rate for copy in copies if copy.finding.confirmed]
     return Estimate(
         value=sum(rate.value >= 1 / reach for rate in rates),
         lower=sum(rate.lower >= 1 / reach for rate in rates),
-        upper=sum(rate.upper >= 1 / reach for rate in rates),
+        upper=sum(copy.rate.upper >= 1 / reach for copy in copies),
     )

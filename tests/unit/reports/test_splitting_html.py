@@ -81,7 +81,7 @@ def test_copies_that_do_not_count_and_unsteered_ones_are_marked() -> None:
         "Images called steered# were found by steering",
         "one in 34,000 images not confirmed",
         "one in 34,000 images within reach",
-        "Not confirmed: made again alone, the image did not copy it, so that it does not count.",
+        "Not confirmed: made again, the image did not copy it, so that it counts for nothing but",
         "train#00012 steered#00545 0.12 1 in 34,000 1 in 410,000 12 5 not confirmed",
         "train#00009 generated#00007 0.12 1 in 34,000 1 in 410,000 12 0 within reach",
     ):
