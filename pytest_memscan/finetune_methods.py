@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -13,8 +12,8 @@ import torch
 
 from pytest_memscan.caption_inputs import Captions, captions_of
 from pytest_memscan.checkpoints.finetunes import Finetune
-from pytest_memscan.checkpoints.libraries import library
 from pytest_memscan.denoising.conditioning import not_applicable
+from pytest_memscan.denoising.sampling import with_ddim
 from pytest_memscan.denoising.schedule import read_parametrisation
 from pytest_memscan.errors import OptionError
 from pytest_memscan.generating import Variant
@@ -55,8 +54,8 @@ class FinetuneMethods:
     def finetune(self) -> Finetune:
         """Both models, each sampled as in the paper."""
         loaded = self.inputs.finetune(self.inputs.config.dtype)
-        base = None if loaded.base is None else _with_ddim(loaded.base)
-        return replace(loaded, pipeline=_with_ddim(loaded.pipeline), base=base)
+        base = None if loaded.base is None else with_ddim(loaded.base)
+        return replace(loaded, pipeline=with_ddim(loaded.pipeline), base=base)
 
     @cached_property
     def captions(self) -> Captions:
@@ -112,7 +111,13 @@ class FinetuneMethods:
 
     @property
     def _sampling(self) -> Mapping[str, object]:
-        return {"scheduler": type(self.finetune.pipeline.scheduler).__name__}
+        scheduler: Any = self.finetune.pipeline.scheduler
+        told = {
+            name: value
+            for name in ("clip_sample", "timestep_spacing")
+            if (value := scheduler.config.get(name)) is not None
+        }
+        return {"scheduler": type(scheduler).__name__, **told}
 
     @property
     def _guidances(self) -> tuple[ModelGuidance, ...]:
@@ -149,14 +154,3 @@ def without_adapters(pipeline: Any) -> AbstractContextManager[None]:
     """A context in which a pipeline with a LoRA is its base, text encoders too."""
     modules = [each for each in pipeline.components.values() if isinstance(each, torch.nn.Module)]
     return switched_off([layer for module in modules for layer in adapted_layers(module)])
-
-
-def _with_ddim(pipeline: Pipeline) -> Any:
-    """The same modules, sampled by deterministic DDIM; a flow-matching model as it is."""
-    if read_parametrisation(pipeline.scheduler).kind == "flow":
-        return pipeline
-    clone: Any = copy.copy(pipeline)
-    clone.register_modules(
-        scheduler=library("diffusers").DDIMScheduler.from_config(pipeline.scheduler.config)
-    )
-    return clone
