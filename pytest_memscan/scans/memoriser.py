@@ -7,6 +7,7 @@ rarely. It stands in for the checkpoint's denoiser, in the checkpoint's own sche
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from pytest_memscan.denoising.exact import ExactDenoiser, standing_in
 from pytest_memscan.denoising.schedule import read_parametrisation
 from pytest_memscan.results import Control
 from pytest_memscan.splitting.chain import Chain
+from pytest_memscan.splitting.island import Arrived
 from pytest_memscan.splitting.learning import Clean, Traces
 from pytest_memscan.splitting.rounds import Rounds
 
@@ -54,7 +56,7 @@ def memoriser_control(chain: Chain, clean: Clean, *, num_targets: int, seed: int
     exact = ExactDenoiser(clean=remembered, weights=weights)
     known = read_parametrisation(chain.pipeline.scheduler)
     with standing_in(denoiser_of(chain.pipeline), exact, known.mixture, known.kind):
-        found = _found(chain, remembered, num_rare, seed)
+        found = _found(replace(chain, decodes=False), remembered, num_rare, seed)
     return Control(
         name="memoriser",
         sentence=(
@@ -75,8 +77,8 @@ def _found(chain: Chain, remembered: torch.Tensor, num_rare: int, seed: int) -> 
     def clean(rows: NDArray[np.int64]) -> torch.Tensor:
         return remembered[torch.from_numpy(rows)]
 
-    def rare_only(images: torch.Tensor) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        rows, errors = _nearest(images, remembered)
+    def rare_only(arrived: Arrived) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        rows, errors = _nearest(arrived.latents, remembered)
         return np.where(rows < num_rare, rows, 0), np.where(rows < num_rare, errors, np.inf)
 
     def seeds(number: int) -> list[int]:
@@ -85,7 +87,7 @@ def _found(chain: Chain, remembered: torch.Tensor, num_rare: int, seed: int) -> 
         ]
 
     traces = Traces()
-    rows, errors = _nearest(chain.run(seeds(0), traces.listen).images, remembered)
+    rows, errors = _nearest(chain.run(seeds(0), traces.listen).latents, remembered)
     arrived = traces.arrivals(errors, rows, clean)
     with tempfile.TemporaryDirectory() as folder:
         rounds = Rounds(
@@ -104,9 +106,9 @@ def _found(chain: Chain, remembered: torch.Tensor, num_rare: int, seed: int) -> 
 
 
 def _nearest(
-    images: torch.Tensor, remembered: torch.Tensor
+    latents: torch.Tensor, remembered: torch.Tensor
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    scaled = images.float().cpu().flatten(1) * 2 - 1
-    distances = torch.cdist(scaled, remembered.flatten(1)).square() / remembered[0].numel()
+    found = latents.float().cpu().flatten(1)
+    distances = torch.cdist(found, remembered.flatten(1)).square() / remembered[0].numel()
     errors, rows = distances.min(dim=1)
     return rows.numpy(), errors.double().numpy()

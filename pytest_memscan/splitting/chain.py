@@ -1,9 +1,10 @@
 """The stochastic reverse process of a stock pipeline, step by step, for a whole population.
 
 The pipeline runs as it is, with as many images as the population has trajectories. Attached to it:
-the denoiser answers in batches of one size, and each step of the scheduler draws its noise from the
-trajectory's own generator, after whoever listens has seen, and may have changed, what goes into it.
-The noise of a place in the population is a function of its seed and the step alone.
+denoiser and autoencoder answer in batches of one size, and each step of the scheduler draws its
+noise from the trajectory's own generator, after whoever listens has seen, and may have changed,
+what goes into it. The noise of a place in the population is a function of its seed and the step
+alone.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 
+from pytest_memscan.denoising import attach
 from pytest_memscan.denoising.attach import denoiser_of, first_output, replaced
+from pytest_memscan.denoising.conditioning import Conditioned, conditioned_by, not_applicable
 from pytest_memscan.denoising.schedule import read_parametrisation
+from pytest_memscan.splitting.batches import decoding_in_batches, in_batches, padded
 
 ETA = 1.0  # of DDIM: as much noise as the ancestral sampler of DDPM
 
@@ -52,20 +57,40 @@ Listener = Callable[[Step], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chain:
-    """A stock ``DDIMPipeline`` as a Markov chain.
+class Made:
+    """What trajectories ended in.
 
     Attributes:
-        pipeline: On its device.
+        images: ``(num, channels, height, width)`` in [0, 1].
+        latents: ``(num, ...)``, what the denoiser's steps led to: the images in [-1, 1] where there
+            is no autoencoder.
+    """
+
+    images: torch.Tensor
+    latents: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """A stock pipeline with DDIM as a Markov chain.
+
+    Attributes:
+        pipeline: On its device; its scheduler is a ``DDIMScheduler``.
         num_steps: Of the schedule.
         batch_size: Images in every denoiser call.
+        prompt: Of every image; None for an unconditional pipeline. Private.
+        settings: More arguments of a text-to-image pipeline's call.
+        decodes: Whether latents are made into images; else they stand in their place.
     """
 
     pipeline: Any
     num_steps: int
     batch_size: int
+    prompt: str | None = field(default=None, repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    decodes: bool = True
 
-    def run(self, seeds: Sequence[int], listener: Listener, *, skip: int = 0) -> Any:
+    def run(self, seeds: Sequence[int], listener: Listener, *, skip: int = 0) -> Made:
         """Run the pipeline for trajectories with these seeds.
 
         Args:
@@ -73,58 +98,74 @@ class Chain:
             listener: Told every step from `skip` on, before the scheduler takes it.
             skip: Steps whose denoiser calls are left out, to go on from latents that the listener
                 puts in; their noise is drawn all the same.
-
-        Returns:
-            What the pipeline returns: ``images`` ``(num, channels, height, width)`` in [0, 1].
         """
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        if self.prompt is None:
+            asked: dict[str, Any] = {"batch_size": len(seeds), "eta": ETA}
+        else:
+            asked = {"prompt": self.prompt, "num_images_per_prompt": len(seeds), **self.settings}
         with (
-            warnings.catch_warnings(),
-            self._in_batches(skip),
-            self._stepping(generators, listener, skip),
+            _quiet(),
+            in_batches(denoiser_of(self.pipeline), self.batch_size, skip=skip),
+            decoding_in_batches(self.pipeline, self.batch_size),
+            self._stepping(generators, listener, skip) as ends,
         ):
-            # Under ``-W error`` a deprecation within diffusers must not end a scan.
-            warnings.simplefilter("ignore")
-            return self.pipeline(
-                batch_size=len(seeds),
+            output = self.pipeline(
                 generator=generators,
-                eta=ETA,
                 num_inference_steps=self.num_steps,
-                output_type="pt",
+                output_type="pt" if self.decodes or self.prompt is None else "latent",
+                **asked,
             )
+        return Made(images=output.images, latents=ends[-1])
 
-    @contextmanager
-    def _in_batches(self, skip: int) -> Iterator[None]:
-        """The denoiser is called with batches of one size, whatever the population's."""
+    @torch.no_grad()
+    def predict(self, noisy: torch.Tensor, timestep: int) -> torch.Tensor:
+        """One denoiser call, without guidance, on latents of one's own.
+
+        Args:
+            noisy: ``(batch, ...)``, at most `batch_size` of them.
+            timestep: Of the schedule.
+        """
+        filled = padded(noisy, self.batch_size)
+        if self._conditioned is not None:
+            return self._conditioned.predict(filled, timestep).conditional[: len(noisy)]
         denoiser = denoiser_of(self.pipeline)
-        original = denoiser.forward
-        calls = 0
+        asked = filled.to(next(denoiser.parameters()).dtype)
+        return first_output(denoiser(asked, timestep))[: len(noisy)]
 
-        @functools.wraps(original)
-        def forward(sample: torch.Tensor, timestep: Any, **settings: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls <= skip:
-                predicted = torch.zeros_like(sample)
-            else:
-                predicted = torch.cat(
-                    [
-                        first_output(original(_padded(part, self.batch_size), timestep, **settings))
-                        for part in sample.split(self.batch_size)  # type: ignore[no-untyped-call]
-                    ]
-                )[: len(sample)]
-            return _Output(predicted)
+    @cached_property
+    def _conditioned(self) -> Conditioned | None:
+        """The denoiser that has read the prompt, and no other."""
+        if self.prompt is None:
+            return None
+        # Without an unconditional branch, a call is of `batch_size` rows here too. A scale that was
+        # distilled into the denoiser is not a second branch, and stays.
+        alone = {} if not_applicable(self.pipeline) else {"guidance_scale": 1.0}
+        rows = attach.Rows(
+            prompts=[self.prompt] * self.batch_size,
+            seeds=range(self.batch_size),  # its noise is not looked at
+            steps=self.num_steps,
+            settings={**self.settings, **alone},
+        )
+        captured: list[Conditioned] = []
 
-        with replaced(denoiser, "forward", forward):
-            yield
+        def capture(args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> None:
+            captured.append(conditioned_by(self.pipeline, rows, args, kwargs, output))
+            raise attach.Leave
+
+        with _quiet():
+            attach.run(self.pipeline, rows, on_call=capture, on_step=lambda *_: None)
+        return captured[0]
 
     @contextmanager
     def _stepping(
         self, generators: Sequence[torch.Generator], listener: Listener, skip: int
-    ) -> Iterator[None]:
+    ) -> Iterator[list[torch.Tensor]]:
+        """Yields a list that holds the latents after the last step taken."""
         scheduler = self.pipeline.scheduler
         original = scheduler.step
         number = -1
+        reached: list[torch.Tensor] = []
 
         @functools.wraps(original)
         def step(
@@ -148,27 +189,26 @@ class Chain:
                 bridge=bridge_of(scheduler, int(timestep)),
             )
             listener(current)
-            return original(
+            stepped = original(
                 current.prediction,
                 timestep,
                 current.latents,
                 variance_noise=current.noise.to(sample),
                 **settings,
             )
+            reached[:] = [stepped[0]]  # the class that schedulers answer with can be indexed
+            return stepped
 
         with replaced(scheduler, "step", step):
-            yield
+            yield reached
 
 
-class _Output(tuple[torch.Tensor]):
-    """Serves pipelines that ask for a tuple and those that ask for ``sample``."""
-
-    def __new__(cls, sample: torch.Tensor) -> _Output:
-        return super().__new__(cls, (sample,))
-
-    @property
-    def sample(self) -> torch.Tensor:
-        return self[0]
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Under ``-W error`` a deprecation within diffusers must not end a scan."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def clean_latents(
@@ -199,9 +239,3 @@ def bridge_of(scheduler: Any, timestep: int) -> float:
     kept = max(0.0, 1 - then - variance)
     moved = math.sqrt(then) - math.sqrt(kept * now / (1 - now))
     return moved / math.sqrt(variance)
-
-
-def _padded(part: torch.Tensor, size: int) -> torch.Tensor:
-    """A short batch filled up with its first row."""
-    missing = size - len(part)
-    return part if not missing else torch.cat([part, part[:1].expand(missing, *part.shape[1:])])

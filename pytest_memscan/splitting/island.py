@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pytest_memscan.splitting.chain import Chain, Step, clean_latents
+from pytest_memscan.splitting.chain import Chain, Made, Step, clean_latents
 from pytest_memscan.splitting.kept import Arrays, KeptIsland
 from pytest_memscan.splitting.population import effective_share, select
 from pytest_memscan.splitting.steering import Aims, Steering, limited, tilted
@@ -27,6 +26,7 @@ class Arrived:
 
     Attributes:
         images: ``(num, channels, height, width)`` float32 in [0, 1].
+        latents: ``(num, ...)`` float32, see `chain.Made`.
         finite: ``(num,)`` whether every prediction and every pixel was finite.
         log_weights: ``(num,)`` float64; the mean of ``exp(log_weights) * f(image)`` estimates the
             mean of ``f`` over ordinary images without bias.
@@ -36,6 +36,7 @@ class Arrived:
     """
 
     images: torch.Tensor
+    latents: torch.Tensor
     finite: NDArray[np.bool_]
     log_weights: NDArray[np.float64]
     lineage: NDArray[np.int64]
@@ -86,6 +87,7 @@ class Island:
         finite = self._finite & images.isfinite().flatten(1).all(dim=1)
         return Arrived(
             images=images,
+            latents=output.latents.float().cpu(),
             finite=finite.numpy(),
             log_weights=self._log_weights.numpy(),
             lineage=self._lineage,
@@ -161,7 +163,7 @@ class Island:
         self._least = float(state["least"])
 
 
-def again(chain: Chain, *, seeds: Sequence[int], noise: NDArray[np.float32]) -> Any:
+def again(chain: Chain, *, seeds: Sequence[int], noise: NDArray[np.float32]) -> Made:
     """The images that ordinary sampling makes of these starts and this noise.
 
     Args:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pytest_memscan.denoising.attach import denoiser_of, first_output
 from pytest_memscan.denoising.parametrisation import noisy_latents
 from pytest_memscan.denoising.schedule import read_parametrisation
 from pytest_memscan.splitting.chain import Chain, Step, clean_latents
@@ -180,8 +179,7 @@ def restoration_error(
     Returns:
         ``(num,)`` mean squared distances of the clean predictions; infinity where not finite.
     """
-    pipeline = chain.pipeline
-    denoiser, scheduler = denoiser_of(pipeline), pipeline.scheduler
+    scheduler = chain.pipeline.scheduler
     shares = scheduler.alphas_cumprod[scheduler.timesteps.cpu()]
     nearest = int((shares - SIGNAL_SHARES[level]).abs().argmin())
     timestep = int(scheduler.timesteps[nearest])
@@ -194,11 +192,7 @@ def restoration_error(
             for seed in seeds[start : start + chain.batch_size]
         ]
         noisy = noisy_latents(part, torch.stack(drawn).to(part), mixture)
-        missing = chain.batch_size - len(part)
-        filled = torch.cat([noisy, noisy[:1].expand(missing, *noisy.shape[1:])])
-        weights = next(denoiser.parameters())
-        predicted = first_output(denoiser(filled.to(weights.dtype), timestep))[: len(part)]
-        restored = clean_latents(scheduler, noisy, predicted, timestep)
+        restored = clean_latents(scheduler, noisy, chain.predict(noisy, timestep), timestep)
         errors.append((restored - part).square().flatten(1).mean(1).double().cpu())
     found = torch.cat(errors).numpy()
     errors_found: NDArray[np.float64] = np.where(np.isfinite(found), found, np.inf)

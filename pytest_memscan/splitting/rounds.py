@@ -36,9 +36,9 @@ MAX_LEARNT = 64  # trajectories of one island that steering is learnt from
 LEVELS_AT_ONCE = 3  # similarities that decide what is steered to
 REMEMBERED = 4  # islands that steering is learnt from, the latest
 
-# (num, channels, height, width) images in [0, 1] -> rows of the nearest training images and
-# dissimilarities, both (num,).
-Match = Callable[[torch.Tensor], tuple[NDArray[np.int64], NDArray[np.float64]]]
+# What ``num`` trajectories ended in -> rows of the nearest training images and dissimilarities,
+# both (num,).
+Match = Callable[[Arrived], tuple[NDArray[np.int64], NDArray[np.float64]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class Rounds:
     Attributes:
         chain: The stochastic reverse process.
         clean: Clean latents of the training images, on the CPU.
-        match: Compares images with the training images.
+        match: Compares what came out with the training images.
         cuts: Dissimilarities, tightest first: the confirmed cut, then looser ones.
         seeds: For each island one for each place, all different.
         draws: Seed of all other draws.
@@ -136,7 +136,7 @@ class Rounds:
             kept=kept,
         )
         arrived = island.run()
-        nearest, dissimilarities = self.match(arrived.images)
+        nearest, dissimilarities = self.match(arrived)
         dissimilarities = np.where(arrived.finite, dissimilarities, np.inf)
         self.keep(number, arrived)
         shape = (len(seeds), *aims.clean.shape[1:])

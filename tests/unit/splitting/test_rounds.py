@@ -45,7 +45,7 @@ def rounds(pipe: Any, ordinary: Any, folder: Path, *, num: int = 3, **changes: A
     arguments: dict[str, Any] = {
         "chain": Chain(pipeline=pipe, num_steps=STEPS, batch_size=NUM),
         "clean": lambda rows: CLEAN[rows],
-        "match": lambda images: nearest(images, CLEAN),
+        "match": lambda arrived: nearest(arrived.images, CLEAN),
         "cuts": [CUT, 0.16, 0.25],
         "seeds": [range(100 + NUM * n, 100 + NUM * (n + 1)) for n in range(num)],
         "draws": 5,
@@ -155,7 +155,7 @@ def test_more_images_than_aims_all_get_their_turn(
         tmp_path,
         chain=Chain(pipeline=pipe, num_steps=STEPS, batch_size=2),
         clean=lambda rows: clean[rows],
-        match=lambda images: (np.zeros(2, np.int64), np.full(2, np.inf)),
+        match=lambda _: (np.zeros(2, np.int64), np.full(2, np.inf)),
         seeds=[[2 * n, 2 * n + 1] for n in range(num)],
         shares=shares,
     )

@@ -146,7 +146,7 @@ def test_islands_that_learn_from_each_other_agree_with_ordinary_sampling(
             rounds = Rounds(
                 chain=chain,
                 clean=clean,
-                match=lambda images: nearest(images, CLEAN),
+                match=lambda arrived: nearest(arrived.images, CLEAN),
                 cuts=[CUT, 1.3 * CUT, 2 * CUT],
                 seeds=[
                     range(first + n * POPULATION, first + (n + 1) * POPULATION) for n in range(1, 3)
