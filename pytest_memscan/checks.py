@@ -28,7 +28,7 @@ CHECKS = (
 _ALWAYS = ("integrity", "status")
 _SUBJECT_OF_SCAN: dict[str, dict[Kind, Subject]] = {
     "carlini": {"unconditional": "images", "text-to-image": "prompts"},
-    "splitting": {"unconditional": "rare"},
+    "splitting": {"unconditional": "rare", "text-to-image": "rare"},
     "extended_side": {"text-to-image": "keys"},
     "repeats": {"unconditional": "repeats"},
 }
@@ -98,8 +98,11 @@ def _why_not_finextract(kind: Kind, situation: Situation) -> str:
 
 
 def _why_not_splitting(kind: Kind, situation: Situation) -> str:
-    if kind == "text-to-image":
-        return "it is for unconditional checkpoints so far, and this one is text-to-image"
+    if kind == "text-to-image" and "splitting" not in (situation.scans or ()):
+        return (
+            "of a text-to-image checkpoint every prompt is a scan of its own; "
+            "--memscan-scans splitting asks for it"
+        )
     if not situation.has_train_data:
         return "no training images were given, and it steers towards them"
     if not situation.has_train_pixels:

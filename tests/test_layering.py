@@ -20,6 +20,7 @@ ROOMS = (
     "progress",
     "session",
     "splitting_scanning",
+    "splitting_prompts",
     "finetune_scanning",
     "finetune_methods",
     "prompt_scanning",

@@ -52,7 +52,7 @@ from pytest_memscan.results.run import (
     RunResult,
     ThresholdOutcome,
 )
-from pytest_memscan.results.splitting import RateAt, SplittingScan, SteeredCopy
+from pytest_memscan.results.splitting import PromptLeak, RateAt, SplittingScan, SteeredCopy
 
 __all__ = [
     "FLAT_IMAGE",
@@ -82,6 +82,7 @@ __all__ = [
     "MethodScores",
     "PromptCoverage",
     "PromptFinding",
+    "PromptLeak",
     "PromptResults",
     "PromptRule",
     "PromptScan",

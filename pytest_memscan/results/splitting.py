@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pytest_memscan.results.basics import Control, Coverage, Estimate, Measure
 from pytest_memscan.results.images import Calibration, CurvePoint, Finding
+from pytest_memscan.results.prompts import PromptCoverage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,7 @@ class SteeredCopy:
     num_copies: int  # images that copy it, steered or not
     num_islands: int  # islands of steered trajectories that it came out of
     in_reach: bool  # a first copy is expected within the reach of the scan
+    prompt_id: int | None = None  # prompt that the closest of them was made with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +31,23 @@ class RateAt:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PromptLeak:
+    """How often ordinary images of one prompt are copies."""
+
+    prompt_id: int
+    place: str  # where it was found: "line 7"; empty where that is private
+    leak_rate: Estimate  # from all trajectories of this prompt, weighed
+    plain_rate: Estimate  # from those that were never steered; exact bounds
+    num_copies: int  # its images that are copies, steered or not
+    num_copied: int  # different training images among them
+
+
+@dataclass(frozen=True, kw_only=True)
 class SplittingScan:
-    """Rare copies, found by steering and priced for ordinary sampling."""
+    """Rare copies, found by steering and priced for ordinary sampling.
+
+    With prompts, an ordinary image is one of those scanned, each prompt as often as any other.
+    """
 
     name: str  # "splitting"
     title: str
@@ -49,7 +66,7 @@ class SplittingScan:
     num_steered: int  # steered trajectories, all islands
     num_targets: int  # different training images
     num_screened: int  # of them, those that were looked at to decide where to steer
-    num_tried: int  # of them, those that some island was steered to; none where nothing steered
+    num_tried: int  # of them, those steered to, with every prompt at least so many; 0 for none
     growth: tuple[CurvePoint, ...]  # expected distinct copied images among so many ordinary ones
     rates: tuple[RateAt, ...]  # loosest first
     least_effective: float  # smallest effective share of an island's trajectories after selection
@@ -60,3 +77,5 @@ class SplittingScan:
     coverage: Coverage
     denoiser_calls: int  # single-image forwards, screening included
     provenance: dict[str, str]  # what must match before two results may be compared
+    prompts: tuple[PromptLeak, ...] = ()  # of a text-to-image checkpoint, by id
+    prompt_coverage: PromptCoverage | None = None  # prompts given, and how many were scanned

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ def run_controls(
     *,
     confirmed_cut: float,
     holdout: NDArray[np.uint8] | None = None,
+    more: Sequence[Planted] = (),
 ) -> tuple[Control, ...]:
     """Plant altered training images and strangers, and count which are confirmed as copies.
 
@@ -28,10 +29,11 @@ def run_controls(
         reference: What generated images are compared with.
         confirmed_cut: Dissimilarity at or below which a match is a confirmed copy.
         holdout: ``(num_holdout, height, width, channels)`` uint8 images not trained on.
+        more: Other altered training images.
     """
     controls = [
         control
-        for planted in reference.planted()
+        for planted in (*reference.planted(), *more)
         for control in _planted(
             planted, level_cut=reference.levels[0].cut, confirmed_cut=confirmed_cut
         )
@@ -58,13 +60,13 @@ def run_controls(
     return tuple(controls)
 
 
-def least_cut(reference: Reference) -> float:
+def least_cut(reference: Reference, *, more: Sequence[Planted] = ()) -> float:
     """The tightest cut at which no control of `run_controls` misses planted copies.
 
     Infinity where too few of them are nearest to their original.
     """
     cuts = []
-    for planted in reference.planted():
+    for planted in (*reference.planted(), *more):
         right = planted.nearest.train_ids[:, 0] == planted.originals
         closest = np.sort(planted.nearest.dissimilarities[right, 0])
         needed = math.ceil(MIN_CONFIRMED * len(right))

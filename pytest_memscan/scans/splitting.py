@@ -15,8 +15,7 @@ part of the estimates, as island 0, and their exact bound needs no assumption.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,10 +27,14 @@ import torch
 from numpy.typing import NDArray
 
 from pytest_memscan.errors import MemscanError, OptionError, TrainDataError
-from pytest_memscan.generation import PLANNED, ProgressCallback
-from pytest_memscan.results import Control, Coverage, SplittingScan, SteeredCopy
-from pytest_memscan.scans.controls import least_cut, run_controls
-from pytest_memscan.scans.evidence import Cut, calibrate_on_real_images
+from pytest_memscan.generation import ProgressCallback
+from pytest_memscan.results import (
+    Control,
+    Coverage,
+    SplittingScan,
+)
+from pytest_memscan.scans.controls import run_controls
+from pytest_memscan.scans.evidence import Cut
 from pytest_memscan.scans.memoriser import memoriser_control
 from pytest_memscan.scans.splitting_copies import Copies, extractable
 from pytest_memscan.scans.splitting_islands import Islands
@@ -43,21 +46,22 @@ from pytest_memscan.scans.splitting_plan import (
     least_images,
     plan,
 )
-from pytest_memscan.scans.splitting_rates import degenerate, growth, leak_rate, rates_at
-from pytest_memscan.scans.splitting_source import LATENT_BYTES, POPULATION, Source, Targets
-from pytest_memscan.similarity.calibration import FALSE_MATCHES
-from pytest_memscan.similarity.reference import Reference
-from pytest_memscan.splitting.chain import ETA
+from pytest_memscan.scans.splitting_prompting import SplitPrompting
+from pytest_memscan.scans.splitting_reach import cut_within, shortened
+from pytest_memscan.scans.splitting_result import result_of
+from pytest_memscan.scans.splitting_source import (
+    LATENT_BYTES,
+    POPULATION,
+    Source,
+    Targets,
+)
+from pytest_memscan.scans.splitting_trajectories import Part, Trajectories
+from pytest_memscan.similarity.reference import Planted, Reference
+from pytest_memscan.splitting.chain import ETA, Chain
 from pytest_memscan.splitting.rounds import Outcome
-from pytest_memscan.statistics import proportion
 from pytest_memscan.store import ImageStore
 
 __all__ = ["Plan", "Splitting", "extractable", "least_images", "plan"]
-
-NAME = "splitting"
-SHORTEST_REACH = 100  # images
-TITLE = "Splitting: rare copies"
-MAX_COPIES = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,18 +69,20 @@ class Splitting:
     """The scan of one checkpoint.
 
     Attributes:
-        load_pipeline: dtype -> stock ``DDIMPipeline`` on its device.
+        load_pipeline: dtype -> stock pipeline with a ``DDIMScheduler``, on its device.
         store: Keeps images; its recipe has eta 1.
-        num_images: Budget, in images of ordinary sampling.
+        num_images: Budget, in images of ordinary sampling; of all prompts together.
         seed: Of the first ordinary image; the others follow.
         batch_size: Images in every denoiser call.
         steps: Denoiser calls for an image.
         dtype: Of the images.
         reach: Ordinary images within which a first copy counts.
-        may_shorten: Whether the reach may become less where it asks for more than can be told.
+        shortest_reach: As short as the reach may become where it asks for more than can be told;
+            None to keep it.
         reference: Training images, near-duplicates merged.
         pixels: ``(num_train, height, width, channels)`` uint8; may be a memory map.
         holdout: ``(num_holdout, height, width, channels)`` uint8, real images not trained on.
+        prompting: What else there is to a text-to-image checkpoint.
         progress: Told as images are made.
     """
 
@@ -88,10 +94,11 @@ class Splitting:
     steps: int
     dtype: str
     reach: int
-    may_shorten: bool = False
+    shortest_reach: int | None = None
     reference: Reference
     pixels: NDArray[np.uint8] = field(repr=False)
     holdout: NDArray[np.uint8] | None = field(repr=False, default=None)
+    prompting: SplitPrompting | None = None
     progress: ProgressCallback = field(default=lambda _: None)
 
     def scan(self, *, coverage: Coverage, provenance: dict[str, str]) -> SplittingScan:
@@ -109,34 +116,50 @@ class Splitting:
         """
         self._require_enough()
         with _memory_explained(self.batch_size):
-            ends, cut = self.ends, self.cut.dissimilarity
+            made = self._trajectories
             copies = Copies(
-                ends=ends,
+                ends=made.ends,
                 targets=self.targets,
-                plan=self.plan,
-                cut=cut,
+                cut=self.cut.dissimilarity,
                 reach=self.within,
-                image=self._islands.image,
-                again=self._islands.again,
+                image=made.image,
+                prompt_id=made.prompt_id,
+                again=made.again,
             ).priced()
             controls = self._controls()
-        return self._result(ends, copies, controls, self._coverage(coverage), provenance)
+        steps, prompting = self.steps, self.prompting
+        calls_per_step = 1 if prompting is None else prompting.calls_per_step
+        scheduler = type(self._chain.pipeline.scheduler).__name__
+        return result_of(
+            made,
+            copies,
+            targets=self.targets,
+            cut=self.cut,
+            reach=self.within,
+            asked_reach=None if self.within == self.reach else self.reach,
+            sampler=f"{scheduler} with eta {ETA:g}, {steps} steps",
+            denoiser_calls=calls_per_step * len(made.parts) * self.plan.denoiser_calls(steps),
+            controls=controls,
+            coverage=self._coverage(coverage),
+            prompt_coverage=None if prompting is None else prompting.coverage,
+            provenance=provenance,
+        )
 
     def pixels_of(self, sample_id: int) -> NDArray[np.uint8]:
         """An image of this scan, ``(height, width, channels)``."""
-        return self._islands.image(sample_id).pixels
+        return self._trajectories.image(sample_id).pixels
 
     @cached_property
     def ends(self) -> tuple[Outcome, ...]:
         """Where all trajectories ended: those that were never steered, then island by island."""
-        return (self._plain.ends(), *self._islands.ends())
+        return self._trajectories.ends
 
     @cached_property
     def plan(self) -> Plan:
-        """How the budget is spent."""
+        """How the budget is spent, on each prompt where there are any."""
         affordable = LATENT_BYTES // (8 * self.targets.values * self.steps)
         return plan(
-            self.num_images,
+            self.num_images // self._num_parts,
             num_targets=len(self.targets.ids),
             num_steps=self.steps,
             largest_island=max(SMALLEST_ISLAND, min(POPULATION, affordable)),
@@ -144,39 +167,37 @@ class Splitting:
 
     @cached_property
     def within(self) -> int:
-        """The reach, or what is left of it where it may be shortened.
-
-        The longer the reach, the closer a copy has to be. With few different training images it
-        may have to be closer than copies are, and the scan could see nothing at all.
-        """
-        reach = self.reach
-        if self.may_shorten:
-            least = least_cut(self.reference)
-            while reach >= 10 * SHORTEST_REACH and self._cut(reach).dissimilarity < least:
-                reach //= 10
-        return reach
+        """The reach, or what is left of it where it may be shortened."""
+        if self.shortest_reach is None:
+            return self.reach
+        return shortened(
+            self.reference,
+            self.holdout,
+            self.reach,
+            shortest=self.shortest_reach,
+            more=self._planted,
+        )
 
     @cached_property
     def cut(self) -> Cut:
-        """Where a match is a copy, so strictly that chance gives next to none within reach."""
-        return self._cut(self.within)
-
-    def _cut(self, reach: int) -> Cut:
-        return calibrate_on_real_images(
-            self.reference,
-            self.holdout,
-            num_generated=reach,
-            least_probability=FALSE_MATCHES / reach,
-        )
+        """Where a match is a copy."""
+        return cut_within(self.reference, self.holdout, self.within)
 
     @cached_property
     def targets(self) -> Targets:
         """Different training images."""
-        return Targets(reference=self.reference, pixels=self.pixels)
+        latents = None if self.prompting is None else self.prompting.latents
+        return Targets(reference=self.reference, pixels=self.pixels, latents=latents)
 
     @cached_property
-    def _source(self) -> Source:
-        return Source(
+    def _trajectories(self) -> Trajectories:
+        return Trajectories(
+            parts=[self._part(source) for source in self._sources()], plan=self.plan
+        )
+
+    def _sources(self) -> Iterator[Source]:
+        """One, or one for each prompt."""
+        source = Source(
             load_pipeline=self.load_pipeline,
             store=self.store,
             seed=self.seed,
@@ -185,21 +206,32 @@ class Splitting:
             dtype=self.dtype,
             progress=self.progress,
         )
+        if self.prompting is None:
+            yield source
+        else:
+            for number in range(len(self.prompting.prompts)):
+                yield self.prompting.of(source, number)
 
-    @cached_property
-    def _plain(self) -> PlainImages:
-        return PlainImages(source=self._source, targets=self.targets, number=self.plan.num_plain)
-
-    @cached_property
-    def _islands(self) -> Islands:
-        return Islands(
-            source=self._source,
+    def _part(self, source: Source) -> Part:
+        plain = PlainImages(source=source, targets=self.targets, number=self.plan.num_plain)
+        islands = Islands(
+            source=source,
             targets=self.targets,
             plan=self.plan,
-            plain=self._plain,
+            plain=plain,
             cut=self.cut.dissimilarity,
             spec={"pytest-memscan": version("pytest-memscan")},
         )
+        return Part(plain=plain, islands=islands)
+
+    @cached_property
+    def _planted(self) -> tuple[Planted, ...]:
+        """Copies that must be found, besides those of every scan."""
+        return () if self.prompting is None else (self.prompting.autoencoded(self.targets),)
+
+    @property
+    def _num_parts(self) -> int:
+        return 1 if self.prompting is None else len(self.prompting.prompts)
 
     def _require_enough(self) -> None:
         if self.num_images < LEAST_BUDGET:
@@ -217,72 +249,25 @@ class Splitting:
 
     def _controls(self) -> tuple[Control, ...]:
         planted = run_controls(
-            self.reference, confirmed_cut=self.cut.dissimilarity, holdout=self.holdout
+            self.reference,
+            confirmed_cut=self.cut.dissimilarity,
+            holdout=self.holdout,
+            more=self._planted,
         )
-        targets, chain = self.targets, self._source.chain
+        targets, chain = self.targets, self._chain
         return (
             *planted,
             memoriser_control(chain, targets.clean, num_targets=len(targets.ids), seed=self.seed),
         )
 
-    def _result(
-        self,
-        ends: Sequence[Outcome],
-        copies: Sequence[SteeredCopy],
-        controls: tuple[Control, ...],
-        coverage: Coverage,
-        provenance: dict[str, str],
-    ) -> SplittingScan:
-        cut, num_targets = self.cut.dissimilarity, len(self.targets.ids)
-        plain, islands = ends[0], ends[1:]
-        num_valid = int(np.isfinite(plain.dissimilarities).sum())
-        num_hits = int((plain.dissimilarities <= cut).sum())
-        leaked, sampler = leak_rate(ends, cut, num_targets), self._sampler
-        tried = [each.aims for each in islands if each.is_steered]
-        return SplittingScan(
-            name=NAME,
-            title=f"{TITLE}, {self.reference.measure.name}",
-            measure=self.reference.measure,
-            sampler=sampler,
-            reach=self.within,
-            asked_reach=None if self.within == self.reach else self.reach,
-            metrics={
-                "extractable_images": extractable(copies, self.within),
-                "steered_leak_rate": leaked,
-            },
-            copies=tuple(copies[:MAX_COPIES]),
-            num_copies_total=len(copies),
-            leak_rate=leaked,
-            plain_rate=proportion(num_hits, num_valid),
-            num_plain=num_valid,
-            num_plain_copies=num_hits,
-            num_islands=self.plan.num_islands,
-            num_steered=self.plan.num_steered,
-            num_targets=num_targets,
-            num_screened=self.plan.num_screened,
-            num_tried=len(np.unique(np.concatenate(tried))) if tried else 0,
-            growth=growth(ends, cut, num_targets=num_targets, reach=self.within),
-            rates=tuple(rates_at(ends, cut, self.targets)),
-            least_effective=min(each.least_effective for each in islands),
-            fewest_ancestors=min(each.num_ancestors for each in islands),
-            degenerate=degenerate(ends),
-            calibration=self.cut.calibration,
-            controls=controls,
-            coverage=coverage,
-            denoiser_calls=self.plan.denoiser_calls(self.steps),
-            provenance=provenance | dict(self.reference.record) | {"sampler": sampler},
-        )
-
     @property
-    def _sampler(self) -> str:
-        """Whose rates these are."""
-        scheduler = type(self._source.chain.pipeline.scheduler).__name__
-        return f"{scheduler} with eta {ETA:g}, {self.steps} steps"
+    def _chain(self) -> Chain:
+        """Of any part."""
+        return self._trajectories.parts[0].plain.source.chain
 
     def _coverage(self, coverage: Coverage) -> Coverage:
-        plain = self.store.read(PLANNED, range(self.plan.num_plain))
-        invalid = Counter(image.invalid for image in plain if image.invalid) + self._islands.invalid
-        total = self.plan.num_plain + self.plan.num_steered
+        made = self._trajectories
+        invalid, total = made.invalid(), made.num_plain + made.num_steered
         return replace(
             coverage,
             planned=total,

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from pytest_memscan.prices import combined, price_bounds
 from pytest_memscan.results import Estimate, Finding, SteeredCopy
-from pytest_memscan.scans.splitting_plan import Plan
 from pytest_memscan.scans.splitting_source import Targets
 from pytest_memscan.splitting.rounds import Outcome
 from pytest_memscan.store import StoredImage
@@ -23,19 +22,19 @@ class Copies:
     Attributes:
         ends: The unsteered images first, then every island.
         targets: Training images.
-        plan: Which sample id is whose.
         cut: Dissimilarity of a copy.
         reach: Ordinary images within which a first copy counts.
         image: Sample id -> the image.
+        prompt_id: Sample id -> its prompt, None for an unconditional checkpoint.
         again: Row of a target and sample id of its closest copy -> the images, made again.
     """
 
     ends: Sequence[Outcome] = field(repr=False)
     targets: Targets
-    plan: Plan
     cut: float
     reach: int
     image: Callable[[int], StoredImage]
+    prompt_id: Callable[[int], int | None]
     again: Callable[[Mapping[int, int]], Mapping[int, StoredImage]]
 
     def priced(self) -> list[SteeredCopy]:
@@ -72,6 +71,7 @@ class Copies:
             num_copies=int(sum(hit.sum() for hit in hits)),
             num_islands=sum(bool(hit.any()) for hit in hits[1:]),
             in_reach=rate.value >= 1 / self.reach,
+            prompt_id=self.prompt_id(closest[0]),
         )
 
     def _finding(self, row: int, sample_id: int, closest: float, again: StoredImage) -> Finding:
@@ -104,7 +104,7 @@ class Copies:
                 for each, hit in zip(self.ends, hits, strict=True)
             ]
         )
-        sample_id = int(apart.argmin())  # islands follow each other in the plan
+        sample_id = int(apart.argmin())  # as the ends follow each other
         return sample_id, float(apart[sample_id])
 
 

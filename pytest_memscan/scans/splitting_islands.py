@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pytest_memscan.generation import PLANNED
 from pytest_memscan.scans.splitting_plain import PlainImages
 from pytest_memscan.scans.splitting_plan import Plan
 from pytest_memscan.scans.splitting_source import POPULATION, Source, Targets
@@ -68,8 +67,9 @@ class Islands:
         raise self.source.lost()
 
     def image(self, sample_id: int) -> StoredImage:
-        """An image of the scan, steered or not."""
-        kind = PLANNED if sample_id < self.plan.num_plain else self._kind(STEERED)
+        """An image, steered or not."""
+        is_plain = sample_id < self.plan.num_plain
+        kind = self.source.plain_kind if is_plain else self._kind(STEERED)
         return self.source.image(kind, sample_id)
 
     def again(self, copies: Mapping[int, int]) -> dict[int, StoredImage]:
@@ -180,6 +180,7 @@ class Islands:
             **self.targets.reference.record,
             "cut": self.cut,
             "targets": self.targets.fingerprint,
+            "prompt": None if self.source.prompt is None else self.source.prompt.prompt_id,
         }
         return canonical_hash(spec)
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from pytest_memscan.errors import TrainDataError
-from pytest_memscan.generation import PLANNED
 from pytest_memscan.scans.splitting_source import LATENT_BYTES, POPULATION, Source, Targets
 from pytest_memscan.splitting.chain import Listener, Step
 from pytest_memscan.splitting.learning import MAX_TRACED, MIN_TRACED, Arrivals, Traces
@@ -58,10 +57,14 @@ class PlainImages:
         )
         return traces, arrived
 
+    def forget(self) -> None:
+        """Free the memory of what they went through; it is made again should it be needed."""
+        self._traces = None
+
     def _images(self) -> list[StoredImage]:
         for _ in range(2):  # again, should some turn out to be lost or changed on disk
             self._make_missing()
-            images = list(self.source.store.read(PLANNED, range(self.number)))
+            images = list(self.source.store.read(self.source.plain_kind, range(self.number)))
             if len(images) == self.number:
                 return images
         raise self.source.lost()
@@ -87,7 +90,7 @@ class PlainImages:
         )
 
     def _make_missing(self) -> None:
-        stored = self.source.store.ids(PLANNED)
+        stored = self.source.store.ids(self.source.plain_kind)
         resumed = sum(len(block) for block in self._blocks() if set(block) <= stored)
         done = resumed
         self.source.report(done, self.number, resumed=resumed)
@@ -109,8 +112,9 @@ class PlainImages:
 
     def _blocks(self) -> Iterator[range]:
         yield self._first
-        for start in range(self._first.stop, self.number, POPULATION):
-            yield range(start, min(start + POPULATION, self.number))
+        at_once = max(MIN_TRACED, min(POPULATION, LATENT_BYTES // (4 * self.targets.num_pixels)))
+        for start in range(self._first.stop, self.number, at_once):
+            yield range(start, min(start + at_once, self.number))
 
     def _make_first(self) -> None:
         traces = Traces()
@@ -125,5 +129,5 @@ class PlainImages:
             listen(step)
 
         output = self.source.chain.run(self.source.seeds(ids), watch)
-        if not set(ids) <= self.source.store.ids(PLANNED):
-            self.source.keep(PLANNED, ids, output.images, finite.numpy())
+        if not set(ids) <= self.source.store.ids(self.source.plain_kind):
+            self.source.keep(self.source.plain_kind, ids, output.images, finite.numpy())

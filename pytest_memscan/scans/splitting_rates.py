@@ -33,10 +33,15 @@ def leak_rate(ends: Sequence[Outcome], cut: float, num_targets: int) -> Estimate
     return combined(totals, num_trials=sum(len(each.log_weights) for each in ends))
 
 
+def plain_rate(plain: Outcome, cut: float) -> Estimate:
+    """The same from images that were never steered, with exact bounds."""
+    num_valid = int(np.isfinite(plain.dissimilarities).sum())
+    return proportion(int((plain.dissimilarities <= cut).sum()), num_valid)
+
+
 def rates_at(ends: Sequence[Outcome], cut: float, targets: Targets) -> Iterator[RateAt]:
     """The same at other cuts, from the loosest level down to the closest image."""
     plain, reference = ends[0], targets.reference
-    num_valid = int(np.isfinite(plain.dissimilarities).sum())
     closest = min(float(each.dissimilarities.min()) for each in ends)
     cuts = {cut, *(level.cut for level in reference.levels)}
     if closest < cut:
@@ -45,7 +50,7 @@ def rates_at(ends: Sequence[Outcome], cut: float, targets: Targets) -> Iterator[
         yield RateAt(
             score=reference.measure.score(each),
             steered=leak_rate(ends, each, len(targets.ids)),
-            plain=proportion(int((plain.dissimilarities <= each).sum()), num_valid),
+            plain=plain_rate(plain, each),
         )
 
 

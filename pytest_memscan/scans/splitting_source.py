@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from pytest_memscan.errors import StoreError, shown_path
-from pytest_memscan.generation import PlanRow, Progress, ProgressCallback, as_stored
+from pytest_memscan.generation import PLANNED, PlanRow, Progress, ProgressCallback, as_stored
 from pytest_memscan.similarity.reference import NearestTrain, Reference
 from pytest_memscan.splitting.chain import Chain
+from pytest_memscan.splitting.island import Arrived
 from pytest_memscan.store import ImageStore, StoredImage
 
 POPULATION = 512  # trajectories that are made together
@@ -24,17 +25,34 @@ BLOCK = 1024  # training images that are read at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """A checkpoint as a source of trajectories.
+class Prompt:
+    """A prompt that trajectories are made with.
 
     Attributes:
-        load_pipeline: dtype -> stock ``DDIMPipeline`` on its device.
+        prompt_id: Its place in the list that was given.
+        text: Private.
+        place: Where it was found, "line 7"; "" where that is private.
+    """
+
+    prompt_id: int
+    text: str = field(repr=False)
+    place: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A checkpoint as a source of trajectories, all of one prompt where it reads any.
+
+    Attributes:
+        load_pipeline: dtype -> stock pipeline with a ``DDIMScheduler``, on its device.
         store: Keeps images.
         seed: Of the first ordinary image; the others follow.
         batch_size: Images in every denoiser call.
         steps: Denoiser calls for an image.
         dtype: Of the images.
         progress: Told as images are made.
+        prompt: Of every image; None for an unconditional checkpoint.
+        settings: More arguments of a text-to-image pipeline's call.
     """
 
     load_pipeline: Callable[[str], Any]
@@ -44,29 +62,37 @@ class Source:
     steps: int
     dtype: str
     progress: ProgressCallback
+    prompt: Prompt | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def chain(self) -> Chain:
         """The stochastic reverse process."""
-        return Chain(
-            pipeline=self.load_pipeline(self.dtype),
-            num_steps=self.steps,
-            batch_size=self.batch_size,
-        )
+        return self._chain(self.dtype, self.batch_size)
 
     @cached_property
     def chain_alone(self) -> Chain:
         """The same with one image a batch, in float32."""
-        return Chain(pipeline=self.load_pipeline("float32"), num_steps=self.steps, batch_size=1)
+        return self._chain("float32", 1)
 
     @cached_property
     def wide_chain(self) -> Chain:
         """In float32."""
+        return self._chain("float32", self.batch_size)
+
+    def _chain(self, dtype: str, batch_size: int) -> Chain:
         return Chain(
-            pipeline=self.load_pipeline("float32"),
+            pipeline=self.load_pipeline(dtype),
             num_steps=self.steps,
-            batch_size=self.batch_size,
+            batch_size=batch_size,
+            prompt=None if self.prompt is None else self.prompt.text,
+            settings=self.settings,
         )
+
+    @property
+    def plain_kind(self) -> str:
+        """Under which images that were never steered are stored."""
+        return PLANNED if self.prompt is None else f"{PLANNED}-{self.prompt.prompt_id}"
 
     def seeds(self, ids: Sequence[int]) -> list[int]:
         """Seeds are enumerated: ordinary images, islands, then screening."""
@@ -113,10 +139,13 @@ class Targets:
     Attributes:
         reference: Training images, near-duplicates merged.
         pixels: ``(num_train, height, width, channels)`` uint8; may be a memory map.
+        latents: ``(num_targets, ...)`` float32 clean latents, for a checkpoint with an
+            autoencoder; may be a memory map.
     """
 
     reference: Reference
     pixels: NDArray[np.uint8] = field(repr=False)
+    latents: NDArray[np.float32] | None = field(repr=False, default=None)
 
     @property
     def ids(self) -> NDArray[np.int64]:
@@ -125,7 +154,13 @@ class Targets:
 
     @property
     def values(self) -> int:
-        """Numbers that an image consists of."""
+        """Numbers that the latents of an image consist of."""
+        each = self.pixels if self.latents is None else self.latents
+        return int(np.prod(each.shape[1:]))
+
+    @property
+    def num_pixels(self) -> int:
+        """Of an image, all channels."""
         return int(np.prod(self.pixels.shape[1:]))
 
     @cached_property
@@ -137,14 +172,16 @@ class Targets:
         return hashed.hexdigest()
 
     def clean(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """As the denoiser sees them, ``(num_rows, channels, height, width)`` in [-1, 1]."""
+        """As the denoiser sees them, ``(num_rows, channels, height, width)``."""
+        if self.latents is not None:
+            return torch.from_numpy(np.ascontiguousarray(self.latents[rows]))
         pixels = np.ascontiguousarray(self.pixels[self.ids[rows]].transpose(0, 3, 1, 2))
         return torch.from_numpy(pixels).float() / 127.5 - 1
 
-    def nearest(self, images: torch.Tensor) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """As `match`, of ``(num, channels, height, width)`` images in [0, 1]."""
-        rows = [PlanRow(sample_id=0, seed=0)] * len(images)
-        return self.match(as_stored(images, rows, finite=np.ones(len(images), dtype=bool)))
+    def nearest(self, arrived: Arrived) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """As `match`, of an island's images."""
+        rows = [PlanRow(sample_id=0, seed=0)] * len(arrived.images)
+        return self.match(as_stored(arrived.images, rows, finite=arrived.finite))
 
     def match(self, images: Sequence[StoredImage]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Row of the nearest and dissimilarity from it; infinity for images that show nothing."""

@@ -42,12 +42,12 @@ def test_the_least_cut_is_the_tightest_that_confirms_planted_copies(num_train: i
 
 @pytest.mark.parametrize("num_train", [30, 200])
 def test_the_reach_is_shortened_no_more_than_planted_copies_need(num_train: int) -> None:
-    scan = scan_of(num_train, may_shorten=True)
+    scan = scan_of(num_train, shortest_reach=100)
     least = least_cut(scan.reference)
     assert scan.within in {10**power for power in range(2, 7)}
     assert scan.cut.dissimilarity >= least or scan.within == 100
     if scan.within < scan.reach:
-        longer = replace(scan, reach=10 * scan.within, may_shorten=False)
+        longer = replace(scan, reach=10 * scan.within, shortest_reach=None)
         assert longer.cut.dissimilarity < least
 
 
