@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pytest_memscan.gate.images import judge_coverage
+from pytest_memscan.gate.prompts import judge_unusable
 from pytest_memscan.gate.verdicts import judge_estimate, worst
 from pytest_memscan.policy import Threshold
 from pytest_memscan.reports.estimates import one_in, share_bounds, share_text
+from pytest_memscan.reports.splitting_prompt_text import ordinary_text
 from pytest_memscan.reports.splitting_text import excluded_text, tried_text
 from pytest_memscan.results import (
     CheckOutcome,
@@ -26,6 +28,11 @@ _SHARPER = (
     "More different real images (--memscan-train-data, --memscan-holdout) make the comparison "
     "sharper"
 )
+_PROBE = (
+    "the built-in probe list says nothing about the prompts this checkpoint was trained on; pass "
+    "its captions with --memscan-prompts, or say --memscan-prompts builtin:probe if the probe is "
+    "all that is asked for"
+)
 _OTHER_DESCRIPTOR = ", and another --memscan-descriptor may see more"
 
 
@@ -34,7 +41,8 @@ def judge_splitting(scan: SplittingScan, thresholds: Sequence[Threshold]) -> Che
 
     Copies that are surely in reach fail whatever was left out: their lower bounds hold without
     any assumption. To pass, the weights have to say something and every training image has to
-    have been screened, since nothing else says where to steer.
+    have been screened, since nothing else says where to steer. With prompts, every one of them has
+    to have been scanned, and somebody has to have chosen them.
     """
     outcomes = tuple(_judge_line(line, scan) for line in thresholds if line.subject == "rare")
     verdict = worst(outcome.verdict for outcome in outcomes)
@@ -44,20 +52,33 @@ def judge_splitting(scan: SplittingScan, thresholds: Sequence[Threshold]) -> Che
     if missed:
         verdict, sentence = Verdict.ERROR, _missed(missed[0], scan)
     elif verdict is Verdict.PASS and not gaps:
-        sentence = f"{sentence}: {tried_text(scan)}; {excluded_text(scan)}"
+        sentence = f"{sentence}: {tried_text(scan)}; {excluded_text(scan)}{_meaning(scan)}"
+        if scan.prompt_coverage is not None and scan.prompt_coverage.is_default:
+            verdict, sentence = Verdict.INCONCLUSIVE, f"{sentence}; {_PROBE}"
     elif verdict is not Verdict.FAIL and gaps:
-        told = [sentence] if verdict is Verdict.INCONCLUSIVE and not scan.degenerate else []
+        tells = verdict is Verdict.INCONCLUSIVE and not scan.degenerate
+        told = [sentence + _meaning(scan)] if tells else []
         verdict, sentence = Verdict.INCONCLUSIVE, "; ".join([*gaps, *told])
+    else:
+        sentence += _meaning(scan)
     return CheckOutcome(
         name=scan.name, verdict=verdict, sentence=sentence, thresholds=outcomes, splitting=scan
     )
 
 
 def judge_splitting_coverage(scan: SplittingScan) -> Iterator[tuple[Verdict, str]]:
-    """Whether every image was looked at, and whether the weights say anything."""
+    """Whether every image and prompt was looked at, and whether the weights say anything."""
     yield judge_coverage(scan.coverage)
+    if scan.prompt_coverage and (unusable := judge_unusable("prompts", scan.prompt_coverage)):
+        yield unusable
     for gap in _gaps(scan):
         yield Verdict.INCONCLUSIVE, gap
+
+
+def _meaning(scan: SplittingScan) -> str:
+    """What an ordinary image is where that depends on the prompts; opens with a semicolon."""
+    ordinary = ordinary_text(scan)
+    return f"; an ordinary image here is of {ordinary}" if ordinary else ""
 
 
 def _gaps(scan: SplittingScan) -> Iterator[str]:
@@ -75,6 +96,14 @@ def _gaps(scan: SplittingScan) -> Iterator[str]:
             f"only {scan.num_screened:,} of {scan.num_targets:,} training images were screened "
             "for where to steer; raise --memscan-budget"
         )
+    if scan.prompt_coverage is not None:
+        # What was averaged over, should it be less than what was planned.
+        num_scanned = min(scan.prompt_coverage.num_planned, len(scan.prompts))
+        if num_scanned < max(scan.prompt_coverage.num_used, 1):
+            yield (
+                f"only {num_scanned:,} of {scan.prompt_coverage.num_used:,} prompts were scanned; "
+                "raise --memscan-budget, or give fewer with --memscan-prompts"
+            )
 
 
 def _judge_line(line: Threshold, scan: SplittingScan) -> ThresholdOutcome:
@@ -117,8 +146,8 @@ def _judge_rate(line: Threshold, scan: SplittingScan) -> ThresholdOutcome:
     bound of the images that were never steered decides; elsewhere it takes more than an upper
     bound within the limit to pass:
 
-    - Every single training image was steered to, or the unsteered images exclude more than the
-      limit on their own.
+    - Every single training image was steered to, with every prompt if there are any, or the
+      unsteered images exclude more than the limit on their own.
     - The unsteered images do not contradict it.
 
     Were their exact bound asked for in any case, steering could never show less than plain
@@ -161,9 +190,10 @@ def _doubt(line: Threshold, scan: SplittingScan, *, is_bounded: bool) -> str:
     if not is_bounded:
         return f"that bounds no rate, and {excluded} (a limit on extractable_images asks for less)"
     if left_out > 0:
+        whose = " of some prompt" if len(scan.prompts) > 1 else ""
         return (
-            f"no trajectory was steered to {left_out:,} of {scan.num_targets:,} training images, "
-            f"and {excluded}"
+            f"no trajectory{whose} was steered to {left_out:,} of {scan.num_targets:,} training "
+            f"images, and {excluded}"
         )
     return ""
 

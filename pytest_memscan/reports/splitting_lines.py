@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from pytest_memscan.reports.columns import aligned
 from pytest_memscan.reports.estimates import bounds_heading, odds_bounds, odds_text
+from pytest_memscan.reports.prompt_text import PROBE, prompts_text
+from pytest_memscan.reports.splitting_prompt_text import (
+    PromptName,
+    leaking_prompts,
+    leaking_text,
+    ordinary_text,
+    prompt_names,
+    quiet_text,
+)
 from pytest_memscan.reports.splitting_text import (
     NOT_CONFIRMED,
     OUT_OF_REACH,
@@ -32,9 +43,10 @@ from pytest_memscan.reports.text import (
     train_name,
     wrap,
 )
-from pytest_memscan.results import RunResult, SplittingScan, SteeredCopy
+from pytest_memscan.results import PromptLeak, RunResult, SplittingScan, SteeredCopy
 
 NUM_COPIES = 10  # listed without -v
+NUM_PROMPTS = 5  # likewise
 
 
 def splitting_lines(result: RunResult, *, verbosity: int, width: int) -> list[str]:
@@ -42,7 +54,8 @@ def splitting_lines(result: RunResult, *, verbosity: int, width: int) -> list[st
 
     Args:
         result: What was measured.
-        verbosity: pytest's; above 0 every copy, every rate and every rule is shown.
+        verbosity: pytest's; above 0 every copy, every prompt that gave one, every rate and every
+            rule is shown.
         width: Columns that sentences are wrapped to.
     """
     lines: list[str] = []
@@ -62,9 +75,11 @@ def _scan_lines(scan: SplittingScan, *, everything: bool, width: int) -> list[st
         lines += wrap("steering: ", tried_text(scan), width)
     else:
         lines += wrap("steering: ", nothing_text(scan), width)
-    lines += wrap(f"leak rate of {escape(scan.sampler)}: ", _rates_text(scan), width)
+    lines += wrap(f"leak rate of {_whose(scan)}: ", _rates_text(scan), width)
+    lines += _prompt_lines(scan, everything=everything, width=width) if scan.prompts else []
     lines += _detail_lines(scan, width) if everything else []
     lines += wrap(f"{escape(scan.name)} controls: ", controls_text(scan.controls), width)
+    lines += _list_lines(scan, width)
     lines += wrap(f"{escape(scan.name)} coverage: ", coverage_text(scan.coverage), width)
     lines += wrap(f"{escape(scan.name)} denoiser calls: ", effort_text(scan), width)
     return lines
@@ -76,15 +91,17 @@ def _copy_lines(scan: SplittingScan, *, everything: bool, width: int) -> list[st
     num_more = scan.num_copies_total - len(shown)
     hint = f" (-v lists {len(scan.copies):,})" if len(shown) < len(scan.copies) else ""
     lines = wrap(f"{found_label(scan)}: ", copied_text(scan) + hint, width)
+    names = prompt_names(scan)
     for copy in shown:
-        lines += wrap("", _copy_text(scan, copy), width, indent="  ")
+        lines += wrap("", _copy_text(scan, copy, names), width, indent="  ")
     return [*lines, f"  and {num_more:,} more"] if num_more > 0 else lines
 
 
-def _copy_text(scan: SplittingScan, copy: SteeredCopy) -> str:
+def _copy_text(scan: SplittingScan, copy: SteeredCopy, names: Mapping[int, PromptName]) -> str:
     finding = copy.finding
+    prompt = "" if copy.prompt_id is None else f" of {names[copy.prompt_id]}"
     found = (
-        f"{train_name(finding.train_id)} <- {image_name(finding, scan)}  "
+        f"{train_name(finding.train_id)} <- {image_name(finding, scan)}{prompt}  "
         f"{scan.measure.word} {score_text(finding)}"
     )
     if not scan.degenerate:
@@ -100,6 +117,62 @@ def _rates_text(scan: SplittingScan) -> str:
     if scan.degenerate:
         return f"{plain_text(scan)} ({heading})"
     return f"{rate_text(scan.leak_rate)}; {plain_text(scan)} ({heading})"
+
+
+def _whose(scan: SplittingScan) -> str:
+    """The sampler; with prompts also what an ordinary image is."""
+    ordinary = ordinary_text(scan)
+    return escape(scan.sampler) + (f" for an image of {ordinary}" if ordinary else "")
+
+
+def _prompt_lines(scan: SplittingScan, *, everything: bool, width: int) -> list[str]:
+    """The worst prompts; those that gave no copy in one sentence."""
+    leaking = leaking_prompts(scan)
+    if not leaking:
+        return wrap(
+            "prompts that gave copies: ", f"{leaking_text(scan)}; {quiet_text(scan)}", width
+        )
+    shown = leaking if everything else leaking[:NUM_PROMPTS]
+    hint = f" (-v lists {len(leaking):,})" if len(shown) < len(leaking) else ""
+    label = "prompts that gave copies, with the leak rate of each: "
+    lines = wrap(label, leaking_text(scan) + hint, width)
+    lines += _prompt_table(scan, shown)
+    if len(shown) < len(leaking):
+        lines.append(f"  and {len(leaking) - len(shown):,} more")
+    return lines + wrap("", quiet_text(scan), width, indent="  ")
+
+
+def _prompt_table(scan: SplittingScan, shown: Sequence[PromptLeak]) -> list[str]:
+    """Chance that an ordinary image of each prompt is a copy."""
+    if not shown:
+        return []
+    names = prompt_names(scan)
+    heading = bounds_heading([each.plain_rate for each in shown])
+    header = ["prompt", "place", "never steered", heading, "copied"]
+    rows = [
+        [
+            names[each.prompt_id].name,
+            names[each.prompt_id].place or "-",
+            odds_text(each.plain_rate.value),
+            odds_bounds(each.plain_rate),
+            f"{each.num_copied:,}",
+        ]
+        for each in shown
+    ]
+    if not scan.degenerate:
+        header[2:4] = ["by steering", heading, "never steered", "bounds"]
+        for row, each in zip(rows, shown, strict=True):
+            row[2:2] = [odds_text(each.leak_rate.value), odds_bounds(each.leak_rate)]
+    right = (2, len(header) - 1) if scan.degenerate else (2, 4, len(header) - 1)
+    return [f"  {line}" for line in aligned([header, *rows], right=right)]
+
+
+def _list_lines(scan: SplittingScan, width: int) -> list[str]:
+    """What became of the prompts that were given."""
+    if scan.prompt_coverage is None:
+        return []
+    lines = wrap(f"{escape(scan.name)} prompts: ", prompts_text(scan.prompt_coverage), width)
+    return lines + (wrap("probes: ", PROBE, width) if scan.prompt_coverage.is_probe else [])
 
 
 def _detail_lines(scan: SplittingScan, width: int) -> list[str]:

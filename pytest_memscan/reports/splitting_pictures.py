@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,25 @@ from numpy.typing import NDArray
 from pytest_memscan.reports.charts import Chart
 from pytest_memscan.reports.pictures import ImagePolicy, Picture, embed
 from pytest_memscan.reports.splitting_charts import growth_chart, rate_chart
-from pytest_memscan.results import CheckOutcome, Finding, RunResult, SplittingScan, SteeredCopy
+from pytest_memscan.reports.splitting_prompt_text import (
+    PromptName,
+    leaking_prompts,
+    leaking_text,
+    ordinary_text,
+    prompt_names,
+    quiet_text,
+)
+from pytest_memscan.results import (
+    CheckOutcome,
+    Finding,
+    PromptLeak,
+    RunResult,
+    SplittingScan,
+    SteeredCopy,
+)
 
 MAX_PICTURES = 60  # copies drawn in one report
-MAX_LISTED = 60  # rows of the table of copies
+MAX_LISTED = 60  # rows of the table of copies, and of that of prompts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +61,12 @@ class SplittingSection:
     num_more: int
     rates: Chart | None
     growth: Chart | None
+    names: Mapping[int, PromptName]  # of prompts, here and below; nothing without them
+    leaking: tuple[PromptLeak, ...]
+    num_more_leaking: int
+    leaking_text: str
+    quiet_text: str
+    ordinary_text: str
 
 
 def splitting_sections(
@@ -66,6 +87,7 @@ def _section(
     images: ImagePolicy,
 ) -> SplittingSection:
     listed = scan.copies[:MAX_LISTED]
+    leaking = leaking_prompts(scan)
     cards: tuple[SteeredCard, ...] = ()
     if images != "none":
         copies = {copy.finding: copy for copy in scan.copies}
@@ -85,4 +107,10 @@ def _section(
         num_more=max(0, scan.num_copies_total - len(listed)),
         rates=None if scan.degenerate else rate_chart(scan),
         growth=None if scan.degenerate else growth_chart(scan),
+        names=prompt_names(scan),
+        leaking=leaking[:MAX_LISTED],
+        num_more_leaking=max(0, len(leaking) - MAX_LISTED),
+        leaking_text=leaking_text(scan),
+        quiet_text=quiet_text(scan),
+        ordinary_text=ordinary_text(scan),
     )

@@ -13,6 +13,7 @@ from pytest_memscan.reports.estimates import (
     share_text,
     value_text,
 )
+from pytest_memscan.reports.splitting_prompt_text import of_prompts
 from pytest_memscan.reports.text import generated_name, percent, quantity
 from pytest_memscan.results import CurvePoint, Estimate, Finding, SplittingScan, SteeredCopy
 
@@ -127,9 +128,11 @@ def tried_text(scan: SplittingScan) -> str:
         screened = "all screened"
     else:
         screened = f"{scan.num_screened:,} of them screened"
+    many = len(scan.prompts) > 1
+    least, each = ("at least ", " with each prompt") if many else ("", "")
     return (
-        f"{scan.num_steered:,} trajectories were steered to {scan.num_tried:,} of "
-        f"{scan.num_targets:,} training images, {screened}"
+        f"{scan.num_steered:,} trajectories{of_prompts(scan)} were steered to "
+        f"{least}{scan.num_tried:,} of {scan.num_targets:,} training images{each}, {screened}"
     )
 
 
@@ -161,7 +164,8 @@ def effort_text(scan: SplittingScan) -> str:
     """Denoiser calls, and how many ordinary images they would have made."""
     calls = f"{scan.denoiser_calls:,}, screening included"
     steps = scan.provenance.get("steps", "")
-    if not steps.isdecimal() or int(steps) < 1:
+    # With prompts it takes one call a step or, guided, two: not known here.
+    if scan.prompts or not steps.isdecimal() or int(steps) < 1:
         return calls
     return f"{calls}: as many as {scan.denoiser_calls // int(steps):,} ordinary images take"
 
@@ -169,8 +173,10 @@ def effort_text(scan: SplittingScan) -> str:
 def health_text(scan: SplittingScan) -> str:
     """How well the islands were spread over different trajectories."""
     points = "starting point" if scan.fewest_ancestors == 1 else "starting points"
+    each = " for each prompt" if len(scan.prompts) > 1 else ""
     return (
-        f"{scan.num_islands:,}; after selection at least {percent(scan.least_effective)} of an "
+        f"{scan.num_islands:,}{each}; after selection at least "
+        f"{percent(scan.least_effective)} of an "
         f"island's trajectories were effective, and its final images go back to at least "
         f"{scan.fewest_ancestors:,} {points}"
     )

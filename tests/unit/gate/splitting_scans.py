@@ -12,6 +12,8 @@ from pytest_memscan.results import (
     Control,
     Estimate,
     Finding,
+    PromptCoverage,
+    PromptLeak,
     SplittingScan,
     SteeredCopy,
 )
@@ -82,3 +84,27 @@ def splitting_scan(
         provenance=scans.PROVENANCE,
     )
     return replace(scan, **changes)
+
+
+def prompted_scan(
+    num_scanned: int,
+    prompts: PromptCoverage,
+    *,
+    extractable: Estimate | None = None,
+    **changes: Any,
+) -> SplittingScan:
+    """The same of a text-to-image checkpoint, so many of whose prompts were scanned."""
+    leaks = tuple(
+        PromptLeak(
+            prompt_id=prompt_id,
+            place=f"line {prompt_id + 1}",
+            leak_rate=rate(0.0, 0.0, 1.0),
+            plain_rate=proportion(0, 64 // num_scanned),
+            num_copies=0,
+            num_copied=0,
+        )
+        for prompt_id in range(num_scanned)
+    )
+    return splitting_scan(
+        extractable=extractable, prompts=leaks, prompt_coverage=prompts, **changes
+    )

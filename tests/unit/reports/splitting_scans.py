@@ -15,6 +15,8 @@ from pytest_memscan.results import (
     CurvePoint,
     Estimate,
     Finding,
+    PromptCoverage,
+    PromptLeak,
     RateAt,
     RunResult,
     SplittingScan,
@@ -169,6 +171,44 @@ def degenerate_scan() -> SplittingScan:
     )
 
 
+PROMPT_RATES = (3.1e-4, 1.2e-4, 6e-5, 2e-5, 9e-6, 8e-7, 3e-8)  # the others gave nothing
+PLACES = ("line 4", "captions.csv row 9", "alice.txt")  # the last is private
+
+
+def leak(prompt_id: int) -> PromptLeak:
+    """What one of twelve prompts gave; the worst are not the first."""
+    rank = (5 * prompt_id) % 12
+    value = PROMPT_RATES[rank] if rank < len(PROMPT_RATES) else 0.0
+    found = rank < len(PROMPT_RATES)
+    return PromptLeak(
+        prompt_id=prompt_id,
+        place=PLACES[prompt_id % 3],
+        leak_rate=rate(value, value / 9, 4 * value if found else 1.0, trials=170),
+        plain_rate=rate(0.0, 0.0, 0.069 - 0.001 * rank, trials=42),
+        num_copies=3 * (7 - rank) if found else 0,
+        num_copied=1 + (rank == 0) if found else 0,
+    )
+
+
+def prompted(scan: SplittingScan, **changes: object) -> SplittingScan:
+    """The same of a text-to-image checkpoint, twelve of whose 100 prompts were scanned."""
+    coverage = PromptCoverage(
+        origin="captions.txt", is_probe=False, num_found=104, num_used=100, num_planned=12
+    )
+    found = [leak(prompt_id) for prompt_id in range(12)]
+    if not scan.copies:
+        found = [replace(each, leak_rate=rate(0, 0, 1), num_copies=0) for each in found]
+    with_copies = [each.prompt_id for each in found if each.num_copies] or [0]
+    copies = tuple(
+        replace(each, prompt_id=with_copies[position % len(with_copies)])
+        for position, each in enumerate(scan.copies)
+    )
+    return replace(
+        scan,
+        **{"copies": copies, "prompts": tuple(found), "prompt_coverage": coverage} | changes,  # type: ignore[arg-type]
+    )
+
+
 def run(scan: SplittingScan, verdict: Verdict, sentence: str) -> RunResult:
     limit = prompt_samples.threshold(
         "extractable_images", "0", scan.metrics["extractable_images"], verdict
@@ -195,6 +235,16 @@ def clean() -> RunResult:
 
 def degenerate() -> RunResult:
     return run(degenerate_scan(), Verdict.INCONCLUSIVE, "The weights say nothing.")
+
+
+def prompted_kinds() -> list[RunResult]:
+    """Every kind of a text-to-image checkpoint."""
+    return [
+        replace(
+            run(prompted(scan_of(each)), each.verdict, each.sentence), checkpoint=each.checkpoint
+        )
+        for each in every_kind()
+    ]
 
 
 def every_kind() -> list[RunResult]:
