@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load_file
 
-from pytest_memscan.prices import combined
 from pytest_memscan.rarefaction import expected_unique
 from pytest_memscan.results import Coverage
 from pytest_memscan.scans.evidence import Cut
 from pytest_memscan.scans.splitting import Splitting
+from pytest_memscan.scans.splitting_rates import rate_of
 from pytest_memscan.similarity.reference import PixelReference, prepare
 from pytest_memscan.splitting.chain import Chain
 from pytest_memscan.statistics import proportion
@@ -93,8 +93,8 @@ def run_scans(arguments: argparse.Namespace) -> None:
     pixels = read_images(arguments.images)
     reference, pipeline = prepare(pixels), load(arguments.model)
     cuts = cuts_of(reference)
-    rows: dict[str, list[Any]] = {name: [] for name in ("rates", "copied", "calls", "seconds")}
-    rows |= {"hits": []}
+    names = ("totals", "trajectories", "copied", "calls", "seconds")
+    rows: dict[str, list[Any]] = {name: [] for name in names}
     for number in range(arguments.number):
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
@@ -117,20 +117,14 @@ def run_scans(arguments: argparse.Namespace) -> None:
             result = scan.scan(coverage=unknown, provenance={})
             ends = scan.ends
             store.close()
-        rates = [
-            combined(
-                [float(each.rates(cut, len(pixels)).sum()) for each in ends],
-                num_trials=result.num_steered,
-            )
-            for cut in cuts
-        ]
+        totals = [[each.rates(cut, len(pixels)).sum() for each in ends] for cut in cuts]
         reached = [
             {int(row) for each in ends for row in each.nearest[each.dissimilarities <= cut]}
             for cut in cuts
         ]
-        rows["rates"].append([(each.value, each.lower, each.upper) for each in rates])
+        rows["totals"].append(totals)
+        rows["trajectories"].append([len(each.log_weights) for each in ends])
         rows["copied"].append([len(each) for each in reached])
-        rows["hits"].append([sum((e.dissimilarities <= c).sum() for e in ends) for c in cuts])
         rows["calls"].append(result.denoiser_calls)
         rows["seconds"].append(time.monotonic() - began)
         confirmed = float(result.calibration.confirmed_cut)
@@ -143,6 +137,16 @@ def at_cut(cut: Cut, dissimilarity: float) -> Cut:
     """As if a match were a copy from another similarity on."""
     calibration = replace(cut.calibration, confirmed_cut=dissimilarity)
     return replace(cut, dissimilarity=dissimilarity, calibration=calibration)
+
+
+def rates_of(scans: Any) -> NDArray[np.float64]:
+    """Value and bounds ``(num_scans, num_cuts, 3)`` from what each island said."""
+    return np.array(
+        [
+            [astuple(rate_of(totals.tolist(), sizes.tolist()))[:3] for totals in scan]
+            for scan, sizes in zip(scans["totals"], scans["trajectories"], strict=True)
+        ]
+    )
 
 
 def efficiency(rates: NDArray[np.float64], calls: float) -> tuple[float, float]:
@@ -174,20 +178,21 @@ def table(arguments: argparse.Namespace) -> None:
     for path in arguments.measured:
         plain, scans = np.load(f"{path}.plain.npz"), np.load(f"{path}.scans.npz")
         cuts = scans["cuts"]
-        mean = np.maximum(scans["rates"][:, :, 0].mean(axis=0), 1e-12)
+        rates = rates_of(scans)
+        mean = np.maximum(rates[:, :, 0].mean(axis=0), 1e-12)
         chosen = {int(np.abs(np.log(mean / each)).argmin()) for each in EVENTS}
         chosen.add(int(np.abs(cuts - float(scans["confirmed"])).argmin()))
         for index in sorted(chosen, reverse=True):
-            print(f"| {path.name} | " + " | ".join(row(plain, scans, index)) + " |")
+            print(f"| {path.name} | " + " | ".join(row(plain, scans, rates, index)) + " |")
         images, seconds = scans["calls"].mean() / STEPS, scans["seconds"].mean()
-        print(f"  {len(scans['rates'])} scans of {images:.0f} images' worth, {seconds:.0f} s each")
+        print(f"  {len(rates)} scans of {images:.0f} images' worth, {seconds:.0f} s each")
     if arguments.plot:
         plot(arguments.measured, arguments.plot)
 
 
-def row(plain: Any, scans: Any, index: int) -> list[str]:
+def row(plain: Any, scans: Any, all_rates: NDArray[np.float64], index: int) -> list[str]:
     """What is told of one event."""
-    cut, closest, rates = scans["cuts"][index], plain["closest"], scans["rates"][:, index]
+    cut, closest, rates = scans["cuts"][index], plain["closest"], all_rates[:, index]
     calls = float(scans["calls"].mean())
     truth = proportion(int((closest <= cut).sum()), len(closest))
     error = rates[:, 0].std(ddof=1) / len(rates) ** 0.5
@@ -222,7 +227,7 @@ def plot(measured: list[Path], folder: Path) -> None:
     figure, axes = pyplot.subplots(1, len(measured), figsize=(5 * len(measured), 4), squeeze=False)
     for axis, path in zip(axes[0], measured, strict=True):
         plain, scans = np.load(f"{path}.plain.npz"), np.load(f"{path}.scans.npz")
-        cuts, rates, closest = scans["cuts"], scans["rates"][:, :, 0], plain["closest"]
+        cuts, rates, closest = scans["cuts"], rates_of(scans)[:, :, 0], plain["closest"]
         known = [proportion(int((closest <= cut).sum()), len(closest)) for cut in cuts]
         axis.fill_between(
             cuts,

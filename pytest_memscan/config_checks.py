@@ -15,14 +15,14 @@ _OF_PROMPTS = ("prompt_detectors", "carlini", "extended_side")
 _USED_BY = {
     "reach": ("splitting",),
     "canaries": _OF_PROMPTS,
-    "guidance_scale": _OF_PROMPTS,
+    "guidance_scale": (*_OF_PROMPTS, "splitting"),
     "base": ("finextract",),
     "model_guidance": ("finextract",),
     "clustering": ("finextract",),
 }
 _NEEDS = {
     "finextract": "--memscan-base",
-    "splitting": "an unconditional checkpoint and its training images, not an index of them",
+    "splitting": "training images, not an index of them",
 }
 
 

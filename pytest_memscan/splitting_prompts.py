@@ -11,13 +11,14 @@ from tokenize import TokenError
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.lib.format import open_memmap, write_array_header_1_0
 from numpy.typing import NDArray
 
 from pytest_memscan.denoising.conditioning import not_applicable
 from pytest_memscan.denoising.sampling import with_ddim
 from pytest_memscan.denoising.schedule import read_parametrisation
-from pytest_memscan.errors import CheckpointError, StoreError, shown_path
+from pytest_memscan.errors import CheckpointError, MemscanError, StoreError, shown_path
 from pytest_memscan.generation import (
     Pipeline,
     Prompting,
@@ -94,9 +95,9 @@ class SplittingPrompts:
         config, texts, places = self.inputs.config, self.recipe.prompts, self.texts_in.places
         each = least_images(len(targets.ids), config.steps, default=FEWEST_IMAGES)
         number = max(1, min(len(texts), num_images // each))
-        chosen = sorted(
-            random.Random(config.seed).sample(range(len(texts)), number)  # noqa: S311 - reproducible
-        )
+        order = list(range(len(texts)))
+        random.Random(config.seed).shuffle(order)  # noqa: S311 - reproducible
+        chosen = sorted(order[:number])  # a larger budget adds prompts, and exchanges none
         pipeline: Any = self.pipeline(config.dtype)
         scale = config.guidance_scale
         is_guided = not not_applicable(pipeline) and (scale is None or scale > 1)
@@ -118,6 +119,7 @@ class SplittingPrompts:
         Raises:
             CheckpointError: The autoencoder gives no numbers for some of them.
             StoreError: They cannot be kept.
+            MemscanError: Out of memory.
         """
         path, number = folder / f"latents-{targets.fingerprint[:16]}.npy", len(targets.ids)
         kept = kept_latents(path, number)
@@ -139,13 +141,7 @@ class SplittingPrompts:
         with explained(path.parent), unfinished.open("wb") as file:
             for start in range(0, number, ENCODED_AT_ONCE):
                 ids = targets.ids[start : start + ENCODED_AT_ONCE]
-                latents = clean_latents_of(pipeline, targets.pixels[ids])
-                if not np.isfinite(latents).all():
-                    raise CheckpointError(
-                        f"the autoencoder of {self.inputs.checkpoint.label} gives no finite "
-                        "latents for some training images, and splitting cannot steer towards "
-                        "them; leave splitting out of --memscan-scans"
-                    )
+                latents = self._encoded(pipeline, targets.pixels[ids])
                 if not start:
                     shape = (number, *latents.shape[1:])
                     described = {"descr": "<f4", "fortran_order": False, "shape": shape}
@@ -154,6 +150,21 @@ class SplittingPrompts:
             file.flush()
             os.fsync(file.fileno())
             os.replace(unfinished, path)
+
+    def _encoded(self, pipeline: Pipeline, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        try:
+            latents = clean_latents_of(pipeline, pixels)
+        except torch.OutOfMemoryError:
+            raise MemscanError(
+                "out of memory while a training image was encoded; try --memscan-device cpu"
+            ) from None
+        if not np.isfinite(latents).all():
+            raise CheckpointError(
+                f"the autoencoder of {self.inputs.checkpoint.label} gives no finite latents for "
+                "some training images, and splitting cannot steer towards them; leave splitting "
+                "out of --memscan-scans"
+            )
+        return latents
 
 
 def kept_latents(path: Path, number: int) -> NDArray[np.float32] | None:

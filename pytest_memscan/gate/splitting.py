@@ -47,7 +47,7 @@ def judge_splitting(scan: SplittingScan, thresholds: Sequence[Threshold]) -> Che
     outcomes = tuple(_judge_line(line, scan) for line in thresholds if line.subject == "rare")
     verdict = worst(outcome.verdict for outcome in outcomes)
     sentence = "; ".join(each.sentence for each in outcomes if each.verdict is verdict)
-    gaps = list(_gaps(scan))
+    gaps = [*_too_close(scan), *_gaps(scan)]
     missed = [each for each in scan.controls if not each.passed and each.name != MEMORISER]
     if missed:
         verdict, sentence = Verdict.ERROR, _missed(missed[0], scan)
@@ -104,6 +104,17 @@ def _gaps(scan: SplittingScan) -> Iterator[str]:
                 f"only {num_scanned:,} of {scan.prompt_coverage.num_used:,} prompts were scanned; "
                 "raise --memscan-budget, or give fewer with --memscan-prompts"
             )
+
+
+def _too_close(scan: SplittingScan) -> Iterator[str]:
+    """Copies that are none at so long a reach."""
+    if scan.num_plain_close:
+        yield (
+            f"{scan.num_plain_close:,} of {scan.num_plain:,} unsteered images are closer to "
+            "training images than chance brings so few, though not as close as a copy among "
+            f"{scan.reach:,} has to be; shorten --memscan-reach, or add different real images "
+            "(--memscan-train-data, --memscan-holdout)"
+        )
 
 
 def _judge_line(line: Threshold, scan: SplittingScan) -> ThresholdOutcome:

@@ -62,6 +62,7 @@ class SplittingScan:
     plain_rate: Estimate  # the same from those that were never steered; exact bounds
     num_plain: int  # valid images that were never steered
     num_plain_copies: int
+    num_plain_close: int = 0  # of those that are no copies: closer than chance among so few gives
     num_islands: int  # independent populations of steered trajectories
     num_steered: int  # steered trajectories, all islands
     num_targets: int  # different training images

@@ -135,6 +135,7 @@ class Splitting:
             copies,
             targets=self.targets,
             cut=self.cut,
+            plain_cut=cut_within(self.reference, self.holdout, made.num_plain),
             reach=self.within,
             asked_reach=None if self.within == self.reach else self.reach,
             sampler=f"{scheduler} with eta {ETA:g}, {steps} steps",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_memscan.prices import combined, price_bounds
 from pytest_memscan.results import Estimate, Finding, SteeredCopy
+from pytest_memscan.scans.splitting_rates import rate_of
 from pytest_memscan.scans.splitting_source import Targets
 from pytest_memscan.splitting.rounds import Outcome
 from pytest_memscan.store import StoredImage
@@ -43,12 +43,11 @@ class Copies:
         found = np.flatnonzero(per_island.any(axis=0))
         if not len(found):
             return []
-        _, lowers = price_bounds(per_island[:, found], num_tried=len(self.targets.ids))
         closest = {row: self._closest(self._hits(row)) for row in found.tolist()}
         again = self.again({row: sample_id for row, (sample_id, _) in closest.items()})
         copies = [
-            self._copy(row, per_island[:, row], float(lower), closest[row], again[row])
-            for row, lower in zip(closest, lowers, strict=True)
+            self._copy(row, per_island[:, row].tolist(), closest[row], again[row])
+            for row in closest
         ]
         return sorted(copies, key=lambda copy: (-copy.rate.value, copy.finding.train_id))
 
@@ -58,16 +57,16 @@ class Copies:
     def _copy(
         self,
         row: int,
-        estimates: NDArray[np.float64],
-        lower: float,
+        estimates: list[float],
         closest: tuple[int, float],
         again: StoredImage,
     ) -> SteeredCopy:
-        rate = combined(estimates, num_trials=sum(len(each.log_weights) for each in self.ends))
+        sizes = [len(each.log_weights) for each in self.ends]
+        rate = rate_of(estimates, sizes, num_tried=len(self.targets.ids))
         hits = self._hits(row)
         return SteeredCopy(
             finding=self._finding(row, *closest, again),
-            rate=replace(rate, lower=min(lower, rate.lower)),
+            rate=rate,
             num_copies=int(sum(hit.sum() for hit in hits)),
             num_islands=sum(bool(hit.any()) for hit in hits[1:]),
             in_reach=rate.value >= 1 / self.reach,

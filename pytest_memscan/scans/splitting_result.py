@@ -30,6 +30,7 @@ def result_of(
     *,
     targets: Targets,
     cut: Cut,
+    plain_cut: Cut,
     reach: int,
     asked_reach: int | None,
     sampler: str,
@@ -60,6 +61,11 @@ def result_of(
         plain_rate=plain_rate(plain, below),
         num_plain=int(np.isfinite(plain.dissimilarities).sum()),
         num_plain_copies=int((plain.dissimilarities <= below).sum()),
+        num_plain_close=int(
+            (
+                (plain.dissimilarities > below) & (plain.dissimilarities <= plain_cut.dissimilarity)
+            ).sum()
+        ),
         num_islands=made.plan.num_islands,
         num_steered=made.num_steered,
         num_targets=num_targets,

@@ -19,7 +19,7 @@ from pytest_memscan.splitting.chain import Chain
 from pytest_memscan.splitting.island import Arrived
 from pytest_memscan.store import ImageStore, StoredImage
 
-POPULATION = 512  # trajectories that are made together
+POPULATION = 2048  # trajectories that are made together, at most
 LATENT_BYTES = 2**29  # what they may write to disk, or leave in memory
 BLOCK = 1024  # training images that are read at a time
 

@@ -41,6 +41,10 @@ class KeptIsland:
 
     def save_state(self, **arrays: Any) -> None:
         """Remember where the island stands."""
+        with explained(self.folder):
+            if self._steps.exists():  # what the state goes on from must not be lost before it is
+                with self._steps.open("r+b") as file:
+                    os.fsync(file.fileno())
         write_arrays(self._path("state"), arrays)
 
     def result(self) -> Arrays | None:

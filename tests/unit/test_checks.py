@@ -124,7 +124,9 @@ def test_reasons_are_about_what_is_missing() -> None:
     assert "says more" in reason("repeats", "unconditional", has_train_data=True)
     assert "memscan::repeats" in reason("carlini", "unconditional")
     assert reason("duplicates", "text-to-image") == "no training images were given"
-    assert "unconditional checkpoints so far" in reason("splitting", "text-to-image")
+    for has_train_data in (True, False):
+        asked_for_by_name = reason("splitting", "text-to-image", has_train_data=has_train_data)
+        assert "--memscan-scans splitting asks for it" in asked_for_by_name
     assert "no training images were given" in reason("splitting", "unconditional")
 
 

@@ -230,7 +230,7 @@ def test_a_reach_that_nothing_uses_is_refused(resolve: Resolve, options: dict[st
     with pytest.raises(OptionError) as error:
         resolve(reach="1000", **options)
     assert str(error.value).startswith("--memscan-reach has no effect: it is for splitting, and")
-    assert "memscan::splitting needs an unconditional checkpoint" in str(error.value)
+    assert "memscan::splitting needs training images" in str(error.value)
 
 
 def test_an_index_leaves_splitting_out_unless_it_is_asked_for(resolve: Resolve) -> None:
@@ -244,8 +244,15 @@ def test_an_index_leaves_splitting_out_unless_it_is_asked_for(resolve: Resolve) 
         "and steering needs the training images themselves"
     )
     assert "splitting" in resolve(train_data="images").checks
-    with pytest.raises(OptionError, match="splitting cannot scan builtin:clean-t2i: it is for"):
+    with pytest.raises(OptionError, match="splitting cannot scan builtin:clean-t2i: no training"):
         resolve(model="builtin:clean-t2i", scans="splitting")
+
+
+def test_a_guidance_scale_is_for_prompts_that_are_steered_too(resolve: Resolve) -> None:
+    given = {"model": "builtin:leaky-t2i", "scans": "splitting", "guidance_scale": "3"}
+    config = resolve(**given)
+    assert config.checks == ("integrity", "duplicates", "splitting", "status")
+    assert config.guidance_scale == 3
 
 
 def test_a_rate_by_steering_may_be_limited_below_what_the_budget_shows(resolve: Resolve) -> None:

@@ -306,3 +306,15 @@ def test_a_run_passes_with_the_words_of_plain_sampling_first() -> None:
 
     assert run(plain, steered) == plain.sentence
     assert run(steered) == steered.sentence
+
+
+def test_unsteered_images_that_are_too_close_for_chance_never_pass() -> None:
+    """A long reach asks copies to be closer than these are, and they are none the less copies."""
+    scan = replace(splitting_scan(), num_plain_close=29)
+    outcome = judge_splitting(scan, DEFAULTS)
+    assert outcome.verdict is INCONCLUSIVE
+    assert outcome.sentence.startswith("29 of 64 unsteered images are closer to training images")
+    assert "shorten --memscan-reach" in outcome.sentence
+    assert INCONCLUSIVE not in [verdict for verdict, _ in judge_splitting_coverage(scan)]
+    found = replace(splitting_scan(extractable=FOUND), num_plain_close=29)
+    assert judge_splitting(found, DEFAULTS).verdict is FAIL

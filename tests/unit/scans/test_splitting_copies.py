@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from pictures import smooth_images
+from scipy import stats
 from unit.gate.splitting_scans import copied, rate
 
+from pytest_memscan.prices import certain_lower, combined
 from pytest_memscan.scans.splitting import extractable
-from pytest_memscan.scans.splitting_rates import degenerate, growth, leak_rate, rates_at
+from pytest_memscan.scans.splitting_rates import degenerate, growth, leak_rate, rate_of, rates_at
 from pytest_memscan.scans.splitting_source import Targets
 from pytest_memscan.similarity.reference import prepare
 from pytest_memscan.splitting.rounds import Outcome
@@ -57,16 +59,44 @@ def test_a_copy_that_did_not_come_out_again_neither_fails_nor_passes() -> None:
 
 
 def test_the_leak_rate_is_a_weighted_mean_over_islands() -> None:
-    """Shares of the islands are 1 and sqrt(2), by rank; each is weight over number."""
+    """Islands count as 1 and 4, by the square of their rank; each is weight over number."""
     ends = [
         island([0.4, 0.6, 0.3, np.inf], [0, 0, 1, 2], is_steered=False),
         island([0.4, 0.2], [0, 2], [0.2, 0.1]),
     ]
     first, second = 2 / 4, (0.2 + 0.1) / 2
-    share = 1 / (1 + 2**0.5)
+    share = 1 / (1 + 4)
     found = leak_rate(ends, CUT, num_targets=3)
     assert found.value == pytest.approx(share * first + (1 - share) * second)
     assert found.num_trials == 6
+
+
+def test_a_rate_is_never_below_what_the_unsteered_images_show_by_themselves() -> None:
+    """Half of 60 images are copies, and steering went elsewhere."""
+    found = rate_of([0.5, 1e-9, 0.0, 2e-9], [60, 10, 10, 10])
+    exact = stats.beta.ppf(0.025, 30, 31)
+    assert (found.value, found.lower) == (pytest.approx(exact), pytest.approx(exact))
+    assert found.upper >= exact
+    together = rate_of([0.5, 1e-9, 0.0, 2e-9], [60, 10, 10, 10], num_tried=100)
+    assert together.lower == pytest.approx(stats.beta.ppf(0.05 / 200, 30, 31))
+
+
+def test_a_rate_is_as_sure_as_the_islands_make_it_where_no_unsteered_image_is_a_copy() -> None:
+    totals = [0.0, 2e-6, 3e-6, 2.5e-6]
+    found = rate_of(totals, [64, 80, 80, 80], num_tried=5)
+    assert found.lower == pytest.approx(certain_lower(totals, confidence=1 - 0.05 / 10))
+    assert found.value == combined(totals, num_trials=304).value
+
+
+@pytest.mark.parametrize("rate", [1e-4, 0.02, 0.3])
+def test_lower_bounds_of_both_kinds_hold_together(rate: float) -> None:
+    rng = np.random.default_rng(12)
+    wrong = 0
+    for _ in range(1000):
+        steered = rate * rng.lognormal(-0.5, 1.0, size=3)
+        plain = rng.binomial(64, rate) / 64
+        wrong += rate_of([plain, *steered], [64, 80, 80, 80]).lower > rate
+    assert wrong <= 0.05 * 1000 + 3 * (0.05 * 0.95 * 1000) ** 0.5
 
 
 def test_rates_go_from_the_loosest_level_to_the_closest_image_and_never_rise() -> None:
