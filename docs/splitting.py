@@ -9,9 +9,9 @@
 scans that differ in their seed alone. ``table`` prints, for the similarity that scans work towards
 and those that ordinary images reach in about 1 %, 0.1 % and 0.01 % of the cases: the rate from
 both, how often the bounds of a scan hold, the efficiency (variance times denoiser calls of plain
-sampling over that of a scan), and how many different training images are copied at equal denoiser
-calls. For the built-in checkpoints the model is a folder of ``fixtures`` and the images its
-``train_images.safetensors``.
+sampling over that of a scan, and of its last island alone), and how many different training images
+are copied at equal denoiser calls. For the built-in checkpoints the model is a folder of
+``fixtures`` and the images its ``train_images.safetensors``.
 """
 
 from __future__ import annotations
@@ -166,6 +166,7 @@ HEAD = (
     "splitting",
     "bounds hold",
     "efficiency",
+    "of the last island",
     "distinct: plain",
     "splitting",
     "hits of plain",
@@ -197,6 +198,7 @@ def row(plain: Any, scans: Any, all_rates: NDArray[np.float64], index: int) -> l
     truth = proportion(int((closest <= cut).sum()), len(closest))
     error = rates[:, 0].std(ddof=1) / len(rates) ** 0.5
     ratio, least = efficiency(rates[:, 0], calls)
+    last, _ = efficiency(scans["totals"][:, index, -1], STEPS * scans["trajectories"][0, -1])
     copied = [
         [int(train_id)] if distance <= cut else []
         for train_id, distance in zip(plain["nearest"], closest, strict=True)
@@ -211,6 +213,7 @@ def row(plain: Any, scans: Any, all_rates: NDArray[np.float64], index: int) -> l
         f"{100 * rates[:, 0].mean():.3g} % +- {100 * error:.2g}",
         f"{lower:.0%}, {upper:.0%}",
         f"{ratio:.3g} (at least {least:.2g})",
+        f"{last:.3g}",
         f"{distinct:.3g}",
         f"{scans['copied'][:, index].mean():.3g}",
         f"{(closest <= cut).sum()} of {len(closest):,}",
