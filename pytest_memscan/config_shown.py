@@ -23,6 +23,8 @@ def shown_settings(config: Config) -> dict[str, tuple[str, str]]:
     shown["fail"] = lines
     if config.budget is None and "finextract" in config.checks and config.has_base:
         shown["budget"] = "50 for each training image, of each method,"
+    elif config.budget is None and config.kind == "text-to-image" and _only_steers(config):
+        shown["budget"] = f"{DEFAULT_IMAGES}img a prompt"
     elif config.budget is None:
         shown["budget"] = {
             "unconditional": f"{DEFAULT_IMAGES}img",
@@ -43,6 +45,10 @@ def shown_settings(config: Config) -> dict[str, tuple[str, str]]:
         shown["model_guidance"] = "the authors' for the kind of fine-tune"
     sources = {name: config.sources[name][1] for name in shown}
     return {name: (text, sources[name]) for name, text in shown.items()}
+
+
+def _only_steers(config: Config) -> bool:
+    return "splitting" in config.checks and not {"carlini", "extended_side"} & set(config.checks)
 
 
 def _shown_paths(config: Config) -> dict[str, str]:

@@ -117,38 +117,6 @@ def certain_lower(
     return float(_lower_bounds(islands[:, None], given / given.max(), needed)[0])
 
 
-def price_bounds(
-    per_image: ArrayLike, *, confidence: float = 0.95, num_tried: int
-) -> tuple[Floats, Floats]:
-    """Rate of copying each training image, with lower bounds that hold for all of them together.
-
-    Each bound is `certain_lower` at ``1 - (1 - confidence) / num_tried`` (Bonferroni).
-
-    Args:
-        per_image: ``(num_islands, num_targets)`` estimates.
-        confidence: That no lower bound is too high.
-        num_tried: Training images that islands *could* have been steered to, at least
-            ``num_targets``. Where targets are drawn at random these are all that had a chance, not
-            only those drawn: an image drawn against the odds has, by the division through its
-            chance, an estimate far too high for that very reason.
-
-    Returns:
-        Values and lower bounds, ``(num_targets,)`` each, in [0, 1].
-
-    Example:
-        >>> values, lowers = price_bounds([[1e-3, 0], [2e-3, 0]], num_tried=2)
-        >>> values.round(5).tolist(), lowers.round(5).tolist()
-        ([0.0018, 0.0], [0.00013, 0.0])
-    """
-    islands = _checked(per_image, confidence, dimensions=2)
-    if num_tried < max(1, islands.shape[1]):
-        raise ValueError(f"num_tried must be at least {max(1, islands.shape[1])}, got {num_tried}")
-    values = np.minimum(1, island_shares(len(islands)) @ islands)
-    needed = math.log(num_tried) - math.log1p(-confidence)
-    lowers = _lower_bounds(islands, np.ones(len(islands)), needed)
-    return values, np.minimum(values, lowers)
-
-
 def expected_copies(rates: ArrayLike, sizes: Sequence[int]) -> Floats:
     """``sum_j 1 - (1 - p_j) ** n``: expected distinct training images among ``n`` ordinary ones.
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_memscan.denoising.conditioning import not_applicable
+from pytest_memscan.denoising.latents import encode
 from pytest_memscan.detectors.catalogue import DEFAULT_DETECTORS, early_step_of
 from pytest_memscan.detectors.keeping import as_json, from_json, joined
 from pytest_memscan.detectors.run import Scores, screen
@@ -25,7 +26,6 @@ from pytest_memscan.generation import (
     ProgressCallback,
     Prompting,
     call_settings,
-    encode,
     plan_rows,
 )
 from pytest_memscan.inputs import Inputs

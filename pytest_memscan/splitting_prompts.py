@@ -16,6 +16,7 @@ from numpy.lib.format import open_memmap, write_array_header_1_0
 from numpy.typing import NDArray
 
 from pytest_memscan.denoising.conditioning import not_applicable
+from pytest_memscan.denoising.latents import clean_latents_of, images_of
 from pytest_memscan.denoising.sampling import with_ddim
 from pytest_memscan.denoising.schedule import read_parametrisation
 from pytest_memscan.errors import CheckpointError, MemscanError, StoreError, shown_path
@@ -23,8 +24,6 @@ from pytest_memscan.generation import (
     Pipeline,
     Prompting,
     call_settings,
-    clean_latents_of,
-    images_of,
 )
 from pytest_memscan.inputs import Inputs
 from pytest_memscan.prompt_inputs import PromptInputs

@@ -237,8 +237,8 @@ class Splitting:
     def _require_enough(self) -> None:
         if self.num_images < LEAST_BUDGET:
             raise OptionError(
-                f"--memscan-budget: {self.num_images} images are too few for splitting, which "
-                f"needs {LEAST_BUDGET} at the very least; allow more, or leave it out with "
+                f"--memscan-budget: {self.num_images}img is too little for splitting, which "
+                f"needs {LEAST_BUDGET} images at the very least; allow more, or leave it out with "
                 "--memscan-scans"
             )
         if len(self.targets.ids) < 2:

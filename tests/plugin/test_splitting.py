@@ -124,7 +124,7 @@ def test_a_budget_of_one_image_is_an_error_in_one_line(
 ) -> None:
     result = pytester.runpytest_inprocess(*tiny, *SPLITTING, "--memscan-budget=1img")
     result.assert_outcomes(passed=2, errors=2)
-    result.stdout.fnmatch_lines(["memscan: error: --memscan-budget: 1 images are too few for *"])
+    result.stdout.fnmatch_lines(["memscan: error: --memscan-budget: 1img is too little for *"])
     result.stdout.no_fnmatch_line("*Traceback*")
 
 

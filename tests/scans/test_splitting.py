@@ -245,7 +245,7 @@ def test_another_batch_size_changes_last_bits_only(
 
 @pytest.mark.parametrize("num_images", [1, 3])
 def test_a_budget_for_nothing_is_refused(world: World, tmp_path: Path, num_images: int) -> None:
-    with pytest.raises(OptionError, match=f"--memscan-budget: {num_images} images are too few"):
+    with pytest.raises(OptionError, match=f"--memscan-budget: {num_images}img is too little"):
         world.scan(tmp_path, num_images=num_images)
 
 

@@ -15,6 +15,7 @@ import torch
 from pipeline_factory import FAMILIES, SIDE, tiny_pipeline
 from pipeline_factory import call_settings as expected_settings
 
+from pytest_memscan.denoising.latents import encode
 from pytest_memscan.errors import MemscanError
 from pytest_memscan.generation import (
     ALONE,
@@ -24,7 +25,6 @@ from pytest_memscan.generation import (
     Prompting,
     call_settings,
     denoiser_of,
-    encode,
     generate,
     image_shape,
     images_per_second,

@@ -22,7 +22,6 @@ from pytest_memscan.prices import (
     expected_until_first,
     growth_curve,
     island_shares,
-    price_bounds,
 )
 from pytest_memscan.rarefaction import expected_unique_from_rates
 
@@ -290,21 +289,12 @@ def test_lower_bound_holds_whatever_the_tails(kind: str, num_islands: int) -> No
     assert np.mean(lowers > 1) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(runs))
 
 
-def test_price_bounds_are_certain_lower_bounds_at_a_shared_confidence() -> None:
-    rng = np.random.default_rng(2)
-    islands = log_normal(rng, 6, np.full(30, 2.0)) * 1e-4 * (rng.random((6, 30)) < 0.3)
-    values, lowers = price_bounds(islands, confidence=0.9, num_tried=200)
-    assert values.shape == lowers.shape == (30,)
-    np.testing.assert_allclose(values, np.average(islands, axis=0, weights=np.arange(1, 7) ** 2))
-    for column, value, lower in zip(islands.T, values, lowers, strict=True):
-        alone = certain_lower(column, confidence=1 - 0.1 / 200)
-        assert lower == pytest.approx(min(value, alone), rel=1e-9)
-    assert price_bounds([[40.0], [50.0]], num_tried=1)[0].tolist() == [1.0]
-    assert price_bounds(np.zeros((3, 0)), num_tried=5)[0].shape == (0,)
-
-
-def test_price_bounds_hold_together_if_all_that_could_be_drawn_are_counted() -> None:
+def test_lower_bounds_hold_together_if_all_that_could_be_drawn_are_counted() -> None:
     """Two islands, 25 trajectories each; counting only the drawn targets is mostly wrong."""
+
+    def lowers(islands: Floats, num_tried: int) -> Floats:
+        return prices._lower_bounds(islands, np.ones(2), math.log(num_tried / 0.05))
+
     rng = np.random.default_rng(4)
     num_targets, num_each, rate, runs = 200_000, 25, 1e-6, 40
     wrong = {"drawn": 0, "all": 0}
@@ -314,8 +304,8 @@ def test_price_bounds_hold_together_if_all_that_could_be_drawn_are_counted() -> 
             drawn = rng.integers(num_targets, size=num_each)
             np.add.at(island, drawn, rate * num_targets / num_each)
         found = islands[:, islands.any(axis=0)]
-        wrong["drawn"] += bool((price_bounds(found, num_tried=found.shape[1])[1] > rate).any())
-        wrong["all"] += bool((price_bounds(islands, num_tried=num_targets)[1] > rate).any())
+        wrong["drawn"] += bool((lowers(found, found.shape[1]) > rate).any())
+        wrong["all"] += bool((lowers(islands, num_targets) > rate).any())
     assert stats.binomtest(wrong["all"], runs, 0.05, "greater").pvalue > 0.001
     assert wrong["drawn"] > 0.9 * runs
 
@@ -421,8 +411,6 @@ def test_waiting_time_is_one_over_the_rate() -> None:
         (lambda: certain_lower([math.inf], confidence=0.9), "finite"),
         (lambda: certain_lower([1, 2], confidence=0.9, weights=[1]), "2 weights"),
         (lambda: certain_lower([1, 2], confidence=0.9, weights=[1, 0]), "above 0"),
-        (lambda: price_bounds([[0.1, 0.1]], num_tried=1), "at least 2, got 1"),
-        (lambda: price_bounds([0.1], num_tried=1), "2 dimensions"),
         (lambda: expected_copies([1.1], [1]), "lie in"),
         (lambda: expected_copies([0.1], [0]), "sizes must be at least 1"),
         (lambda: growth_curve([[0.1]], [0], num_trajectories=1), "sizes must be at least 1"),

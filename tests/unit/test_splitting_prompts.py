@@ -18,8 +18,8 @@ from pipeline_factory import SIDE, call_settings, save_tiny, tiny_pipeline
 from unit.conftest import Resolve
 
 from pytest_memscan.denoising.attach import replaced
+from pytest_memscan.denoising.latents import clean_latents_of, images_of
 from pytest_memscan.errors import CheckpointError, StoreError
-from pytest_memscan.generation import clean_latents_of, images_of
 from pytest_memscan.inputs import Inputs
 from pytest_memscan.prompt_inputs import PromptInputs
 from pytest_memscan.scans.splitting_prompting import SplitPrompting

@@ -29,8 +29,9 @@ from unit.splitting.prompted import (
 
 from pytest_memscan.denoising.attach import Rows, denoiser_of, latents_of, run
 from pytest_memscan.denoising.conditioning import split_branches
+from pytest_memscan.denoising.latents import encode
 from pytest_memscan.denoising.sampling import with_ddim
-from pytest_memscan.generation import call_settings, encode
+from pytest_memscan.generation import call_settings
 from pytest_memscan.splitting.chain import Chain
 from pytest_memscan.splitting.learning import SIGNAL_SHARES, restoration_error
 
