@@ -20,11 +20,7 @@ from pytest_memscan.denoising.latents import clean_latents_of, images_of
 from pytest_memscan.denoising.sampling import with_ddim
 from pytest_memscan.denoising.schedule import read_parametrisation
 from pytest_memscan.errors import CheckpointError, MemscanError, StoreError, shown_path
-from pytest_memscan.generation import (
-    Pipeline,
-    Prompting,
-    call_settings,
-)
+from pytest_memscan.generation import Pipeline, Prompting, call_settings
 from pytest_memscan.inputs import Inputs
 from pytest_memscan.prompt_inputs import PromptInputs
 from pytest_memscan.scans.splitting import least_images

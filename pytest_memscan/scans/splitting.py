@@ -28,11 +28,7 @@ from numpy.typing import NDArray
 
 from pytest_memscan.errors import MemscanError, OptionError, TrainDataError
 from pytest_memscan.generation import ProgressCallback
-from pytest_memscan.results import (
-    Control,
-    Coverage,
-    SplittingScan,
-)
+from pytest_memscan.results import Control, Coverage, SplittingScan
 from pytest_memscan.scans.controls import run_controls
 from pytest_memscan.scans.evidence import Cut
 from pytest_memscan.scans.memoriser import memoriser_control
@@ -127,8 +123,8 @@ class Splitting:
                 again=made.again,
             ).priced()
             controls = self._controls()
-        steps, prompting = self.steps, self.prompting
-        calls_per_step = 1 if prompting is None else prompting.calls_per_step
+        prompting = self.prompting
+        calls_per_image = self.steps * (1 if prompting is None else prompting.calls_per_step)
         scheduler = type(self._chain.pipeline.scheduler).__name__
         return result_of(
             made,
@@ -138,8 +134,8 @@ class Splitting:
             plain_cut=cut_within(self.reference, self.holdout, made.num_plain),
             reach=self.within,
             asked_reach=None if self.within == self.reach else self.reach,
-            sampler=f"{scheduler} with eta {ETA:g}, {steps} steps",
-            denoiser_calls=calls_per_step * len(made.parts) * self.plan.denoiser_calls(steps),
+            sampler=f"{scheduler} with eta {ETA:g}, {self.steps} steps",
+            denoiser_calls=len(made.parts) * self.plan.denoiser_calls(calls_per_image),
             controls=controls,
             coverage=self._coverage(coverage),
             prompt_coverage=None if prompting is None else prompting.coverage,

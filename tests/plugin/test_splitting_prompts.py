@@ -12,6 +12,8 @@ from PIL import Image
 from pipeline_factory import save_tiny
 from safetensors.numpy import load_file
 
+from pytest_memscan.scans.splitting_plan import plan
+
 from .conftest import read_report
 from .t2i import FIXTURES, texts_of
 
@@ -78,6 +80,10 @@ def test_it_runs_by_name_prices_every_prompt_and_makes_nothing_twice(
     assert (other["num_copies"], other["plain_rate"]["value"]) == (0, 0)
     assert memorised["plain_rate"]["lower"] > 0.1
     assert (memorised["num_copied"], memorised["leak_rate"]["value"] > 0.1) == (1, True)
+    # Of each prompt: 8 steps in two branches, and screening in one.
+    spent = plan(128, num_targets=148, num_steps=8, largest_island=2048)
+    images, screened = spent.num_plain + spent.num_steered, spent.num_levels * spent.num_screened
+    assert scan["denoiser_calls"] == 2 * (images * 8 * 2 + screened)
     # Both prompts are asked as often.
     half = memorised["plain_rate"]["value"] / 2
     assert scan["plain_rate"]["value"] == pytest.approx(half)
