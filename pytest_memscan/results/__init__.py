@@ -52,12 +52,23 @@ from pytest_memscan.results.run import (
     RunResult,
     ThresholdOutcome,
 )
+from pytest_memscan.results.side import (
+    AccuracyAt,
+    Gain,
+    GuidedFinding,
+    GuidedImages,
+    SideScan,
+    SideVariant,
+    SurrogateLabels,
+    SurrogateTraining,
+)
 from pytest_memscan.results.splitting import PromptLeak, RateAt, SplittingScan, SteeredCopy
 
 __all__ = [
     "FLAT_IMAGE",
     "RATIO",
     "SCHEMA_VERSION",
+    "AccuracyAt",
     "Calibration",
     "CallCount",
     "CheckOutcome",
@@ -73,6 +84,9 @@ __all__ = [
     "Finding",
     "FinetuneScan",
     "Fit",
+    "Gain",
+    "GuidedFinding",
+    "GuidedImages",
     "Integrity",
     "KeyFinding",
     "KeyScan",
@@ -91,9 +105,13 @@ __all__ = [
     "RunResult",
     "ScanResult",
     "Screening",
+    "SideScan",
+    "SideVariant",
     "SourceCoverage",
     "SplittingScan",
     "SteeredCopy",
+    "SurrogateLabels",
+    "SurrogateTraining",
     "ThresholdOutcome",
     "TrainMatch",
     "Verdict",

@@ -8,6 +8,7 @@ from pytest_memscan.results.basics import Coverage, Estimate, Verdict
 from pytest_memscan.results.finetunes import FinetuneScan
 from pytest_memscan.results.images import Duplicates, Repeats, ScanResult
 from pytest_memscan.results.prompts import KeyScan, PromptScan, Screening
+from pytest_memscan.results.side import SideScan
 from pytest_memscan.results.splitting import SplittingScan
 
 SCHEMA_VERSION = 1  # of the JSON report; raised when a field changes its meaning
@@ -51,6 +52,7 @@ class CheckOutcome:
     repeats: Repeats | None = None
     finetunes: FinetuneScan | None = None
     splitting: SplittingScan | None = None
+    side: SideScan | None = None
 
     @property
     def metrics(self) -> dict[str, Estimate]:
@@ -58,6 +60,7 @@ class CheckOutcome:
         scans = (
             self.scan,
             self.splitting,
+            self.side,
             self.prompt_scan,
             self.keys,
             self.repeats,
@@ -77,6 +80,8 @@ class CheckOutcome:
             return self.scan.coverage
         if self.splitting is not None:
             return self.splitting.coverage
+        if self.side is not None:
+            return self.side.coverage
         if self.prompt_scan is not None:
             return self.prompt_scan.images
         if self.finetunes is not None and len(self.finetunes.concepts) == 1:

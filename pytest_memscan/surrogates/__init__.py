@@ -1,0 +1,1 @@
+"""Labels that a checkpoint never had, made from its own images, and what is trained on them."""
