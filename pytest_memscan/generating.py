@@ -15,7 +15,7 @@ from pytest_memscan.inputs import Inputs
 from pytest_memscan.settings import Budget
 
 if TYPE_CHECKING:
-    from pytest_memscan.generation import Pipeline, ProgressCallback, Prompting
+    from pytest_memscan.generation import Guided, Pipeline, ProgressCallback, Prompting
     from pytest_memscan.sampler import Sampler
     from pytest_memscan.store import ImageStore
 
@@ -28,6 +28,8 @@ class Variant:
         record: What an image depends on besides; part of the recipe.
         load: dtype -> pipeline on its device.
         attached: Given the pipeline, a context in which its denoiser answers as it should.
+        guided: Given the pipeline and the rows of a batch, a context in which its denoiser
+            answers as it should for these rows; None where the rows make no difference.
     """
 
     record: Mapping[str, object]
@@ -35,6 +37,7 @@ class Variant:
     attached: Callable[[Pipeline], AbstractContextManager[None]] = field(
         default=lambda _: nullcontext(), repr=False
     )
+    guided: Guided | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +106,13 @@ class Recipe:
     def _load(self) -> Callable[[str], Pipeline]:
         return self.inputs.pipeline if self.variant is None else self.variant.load
 
+    @property
+    def _guided(self) -> Guided:
+        from pytest_memscan.generation import unguided
+
+        guided = None if self.variant is None else self.variant.guided
+        return unguided if guided is None else guided
+
     def _of_prompts(self, prompting: Prompting) -> dict[str, object]:
         from pytest_memscan.store import canonical_hash
 
@@ -142,6 +152,7 @@ class Recipe:
             dtype=config.dtype,
             prompting=self.prompting,
             attached=(lambda _: nullcontext()) if self.variant is None else self.variant.attached,
+            guided=self._guided,
             progress=report,
         )
 
@@ -165,6 +176,7 @@ class Recipe:
                     steps=config.steps,
                     plan_seed=config.seed,
                     prompting=self.prompting,
+                    guided=self._guided,
                 )
             kept = str(min(2**32, max(1, int(rate * seconds))))
             store.set_note(note, kept)

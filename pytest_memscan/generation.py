@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -84,6 +85,13 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
+# Given the pipeline and all rows of a batch, a context in which its denoiser answers for them.
+Guided = Callable[[Pipeline, Sequence[PlanRow]], AbstractContextManager[None]]
+
+
+def unguided(_: Pipeline, __: Sequence[PlanRow]) -> AbstractContextManager[None]:
+    """The denoiser answers as it is."""
+    return nullcontext()
 
 
 def plan_rows(num_images: int, *, seed: int, start: int = 0) -> list[PlanRow]:
@@ -118,6 +126,7 @@ def generate(
     steps: int,
     plan_seed: int,
     prompting: Prompting | None = None,
+    guided: Guided = unguided,
     progress: ProgressCallback = lambda _: None,
 ) -> None:
     """Generate the rows that the store does not have, committing batch by batch.
@@ -131,6 +140,7 @@ def generate(
         steps: Denoiser calls per image.
         plan_seed: Seed of row 0, for the rows that pad a short batch.
         prompting: Prompts of the rows.
+        guided: Opened around every batch, with the rows that pad it.
         progress: Told after every batch.
 
     Raises:
@@ -146,7 +156,8 @@ def generate(
     for batch in _batches(rows, stored, batch_size):
         first = batch[0].sample_id // batch_size * batch_size
         padded = plan_rows(batch_size, seed=plan_seed, start=first)
-        images = _sample(pipeline, padded, steps=steps, prompting=prompting)
+        with guided(pipeline, padded):
+            images = _sample(pipeline, padded, steps=steps, prompting=prompting)
         wanted = {row.sample_id for row in batch}
         store.add(kind, [image for image in images if image.sample_id in wanted])
         done += len(batch)
@@ -160,12 +171,14 @@ def images_per_second(
     steps: int,
     plan_seed: int,
     prompting: Prompting | None = None,
+    guided: Guided = unguided,
 ) -> float:
     """Rate of one batch, measured after one denoiser call to warm up."""
     rows = plan_rows(batch_size, seed=plan_seed)
-    _sample(pipeline, rows, steps=1, prompting=prompting)
-    started = time.perf_counter()
-    _sample(pipeline, rows, steps=steps, prompting=prompting)
+    with guided(pipeline, rows):
+        _sample(pipeline, rows, steps=1, prompting=prompting)
+        started = time.perf_counter()
+        _sample(pipeline, rows, steps=steps, prompting=prompting)
     return batch_size / (time.perf_counter() - started)
 
 

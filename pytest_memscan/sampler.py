@@ -18,11 +18,13 @@ from pytest_memscan.errors import StoreError, shown_path
 from pytest_memscan.generation import (
     ALONE,
     PLANNED,
+    Guided,
     Pipeline,
     ProgressCallback,
     Prompting,
     generate,
     plan_rows,
+    unguided,
 )
 from pytest_memscan.store import ImageStore, StoredImage
 
@@ -43,6 +45,8 @@ class Sampler:
         dtype: Of the planned images.
         prompting: Prompts of the rows, for a text-to-image checkpoint.
         attached: Given the pipeline, a context in which its denoiser answers as it should.
+        guided: Given the pipeline and the rows of a batch, a context in which its denoiser
+            answers as it should for these rows; opened within `attached`.
         progress: Told after every batch.
     """
 
@@ -57,6 +61,7 @@ class Sampler:
     attached: Callable[[Pipeline], AbstractContextManager[None]] = field(
         default=lambda _: nullcontext()
     )
+    guided: Guided = unguided
     progress: ProgressCallback = field(default=lambda _: None)
 
     def blocks(
@@ -119,5 +124,6 @@ class Sampler:
                 steps=self.steps,
                 plan_seed=self.seed,
                 prompting=self.prompting,
+                guided=self.guided,
                 progress=(lambda _: None) if alone else self.progress,
             )

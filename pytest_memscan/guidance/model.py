@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pytest_memscan.denoising.attach import Leave, Rows, denoiser_of, first_output, run, takes
+from pytest_memscan.denoising.attach import (
+    Leave,
+    Rows,
+    denoiser_of,
+    first_output,
+    replaced,
+    run,
+    takes,
+)
 from pytest_memscan.denoising.schedule import read_parametrisation
 from pytest_memscan.guidance.adapters import adapted_layers, can_mix, mixed, switched_off
+from pytest_memscan.guidance.answers import (
+    Answers,
+    Call,
+    answering,
+    refuse_nesting,
+    timestep_in,
+)
 from pytest_memscan.guidance.arguments import latents_in, named, stacked, with_empty_prompt
 from pytest_memscan.guidance.combination import FLOW_HAS_NO_K, ModelGuidance, combine
 from pytest_memscan.guidance.pair import ModelPair
@@ -22,12 +36,6 @@ from pytest_memscan.guidance.pair import ModelPair
 __all__ = ["CALLS_PER_STEP", "ModelGuidance", "model_guided"]
 
 CALLS_PER_STEP = 2  # single-sample forwards for each image: one of the fine-tune, one of the base
-_TWO_BRANCHES = (
-    "the pipeline uses classifier-free guidance, or changes the denoiser's answers in another "
-    "way; with model guidance it must be called with guidance_scale=1"
-)
-
-Call = dict[str, Any]
 # Arguments of a call of the fine-tune -> output to answer in, the fine-tune's and the base's
 # predictions.
 Ask = Callable[[Call], tuple[Any, torch.Tensor, torch.Tensor]]
@@ -76,36 +84,21 @@ def model_guided(
             ask=ask,
             needs_mixture=kind != "epsilon",
         )
-        stack.enter_context(_replaced(denoiser, "forward", guided))
-        stack.enter_context(_replaced(pipeline.scheduler, "step", guided.checked_step()))
+        stack.enter_context(answering(pipeline, guided))
         yield
 
 
 @dataclass(kw_only=True, eq=False)
-class _Guided:
-    """Stands in for a denoiser's ``forward``."""
+class _Guided(Answers):
+    """Answers what both models say together."""
 
-    forward: Callable[..., Any]
-    pipeline: Any
     guidance: ModelGuidance
     ask: Ask
     needs_mixture: bool  # predictions cannot be combined without knowing how noisy the latents are
-    _answered: torch.Tensor | None = field(default=None, repr=False)
 
-    def __post_init__(self) -> None:
-        self.__wrapped__ = self.forward  # whose signature this has
-        self._signature = inspect.signature(self.forward)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if getattr(self.pipeline, "do_classifier_free_guidance", False):
-            raise ValueError(_TWO_BRANCHES)
-        if "step" not in vars(self.pipeline.scheduler):
-            raise ValueError("the pipeline was given another scheduler while it is guided")
-        call = named(self._signature, args, kwargs)
+    def answer(self, call: Call) -> tuple[Any, torch.Tensor]:
         output, tuned, base = self.ask(call)
-        guided = self._combined(call, tuned, base)
-        self._answered = guided
-        return _with_prediction(output, guided)
+        return output, self._combined(call, tuned, base)
 
     def _combined(self, call: Call, tuned: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
         latents = latents_in(call)
@@ -115,27 +108,10 @@ class _Guided:
         meaning: dict[str, Any] = {}
         if self.needs_mixture:
             parametrisation = read_parametrisation(self.pipeline.scheduler)
-            mixture = parametrisation.mixture(_timestep(call))
+            mixture = parametrisation.mixture(timestep_in(call))
             meaning = {"kind": parametrisation.kind, "latents": latents, "mixture": mixture}
         guided = combine(mean, base[:, :parts], self.guidance, **meaning)
         return torch.cat([guided, variance], dim=1) if variance.shape[1] else guided
-
-    def checked_step(self) -> Callable[..., Any]:
-        """The scheduler's ``step``, only for the prediction that was answered.
-
-        Not every pipeline says that it uses classifier-free guidance; what it steps with does.
-        """
-        original = self.pipeline.scheduler.step
-
-        # Pipelines look at the signature of `step` for what it takes; `wraps` keeps it.
-        @functools.wraps(original)
-        def step(model_output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            answered, self._answered = self._answered, None
-            if answered is not None and not _is_answer(model_output, answered):
-                raise ValueError(_TWO_BRANCHES)
-            return original(model_output, *args, **kwargs)
-
-        return step
 
 
 def _asking_both(denoiser: torch.nn.Module, base: Any, settings: Mapping[str, Any]) -> Ask:
@@ -204,7 +180,7 @@ def _empty_prompt(pipeline: Any, settings: Mapping[str, Any]) -> Call:
         settings={name: value for name, value in settings.items() if name != "guidance_scale"},
     )
     # The pipeline's own scheduler may be in use, and stays as it is.
-    with _replaced(pipeline, "scheduler", copy.deepcopy(pipeline.scheduler)):
+    with replaced(pipeline, "scheduler", copy.deepcopy(pipeline.scheduler)):
         run(pipeline, rows, on_call=capture, on_step=lambda *_: None)
     if not captured or len(latents_in(captured[0])) != 1:
         raise ValueError(f"{type(pipeline).__name__} does not ask its denoiser once for one image")
@@ -213,45 +189,5 @@ def _empty_prompt(pipeline: Any, settings: Mapping[str, Any]) -> Call:
 
 def _refuse_nesting(pair: ModelPair) -> None:
     for pipeline in (pair.pipeline, pair.base):
-        if pipeline is not None and isinstance(denoiser_of(pipeline).forward, _Guided):
-            raise ValueError("this pipeline is already guided; leave that guidance first")
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute of this one object is something else for a while."""
-    had_its_own, original = name in vars(owner), getattr(owner, name)
-    try:
-        setattr(owner, name, value)
-        yield
-    finally:
-        if had_its_own:
-            setattr(owner, name, original)
-        else:
-            vars(owner).pop(name, None)
-
-
-def _timestep(call: Call) -> float:
-    timestep = torch.as_tensor(call["timestep"]).flatten()
-    if not bool((timestep == timestep[0]).all()):
-        raise ValueError("rows of one batch are at different timesteps")
-    return float(timestep[0])
-
-
-def _with_prediction(output: Any, prediction: torch.Tensor) -> Any:
-    """The denoiser's output with another prediction."""
-    if isinstance(output, tuple):
-        if len(output) != 1:
-            raise ValueError(f"the denoiser answers {len(output)} things; expected 1")
-        return (prediction,)
-    return type(output)(sample=prediction)
-
-
-def _is_answer(prediction: torch.Tensor, answered: torch.Tensor) -> bool:
-    """Whether a pipeline steps with what it was told, but for a predicted variance."""
-    if prediction is answered:
-        return True
-    mean = answered[:, : prediction.shape[1]] if prediction.dim() == answered.dim() else answered
-    if mean.shape != prediction.shape:
-        return False
-    return torch.allclose(prediction, mean.to(prediction.dtype), rtol=0, atol=0, equal_nan=True)
+        if pipeline is not None:
+            refuse_nesting(pipeline)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -310,3 +310,70 @@ def test_the_rate_of_generation_is_a_positive_number(pipeline: Any) -> None:
 
 def test_a_pipeline_in_pixel_space_has_the_shape_of_its_denoiser(pipeline: Any) -> None:
     assert image_shape(pipeline) == (8, 8, 3)
+
+
+# --- guided by rows -----------------------------------------------------------------------------
+
+
+class Shifting:
+    """Answers that are shifted by each row's own amount, as a guidance that is told the rows."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.num_open = 0
+
+    @contextmanager
+    def __call__(self, pipeline: Any, rows: Sequence[PlanRow]) -> Iterator[None]:
+        amounts = torch.tensor([row.sample_id % 5 / 10 for row in rows])
+
+        def shift(_: object, __: object, output: Any) -> None:
+            output.sample += amounts[:, None, None, None]
+
+        assert self.num_open == 0
+        self.num_open += 1
+        self.batches.append([row.sample_id for row in rows])
+        handle = pipeline.unet.register_forward_hook(shift)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self.num_open -= 1
+
+
+def test_a_guidance_is_told_all_rows_of_every_batch(pipeline: Any, store: ImageStore) -> None:
+    guided = Shifting()
+    rows = plan_rows(13, seed=SEED)
+    settings: dict[str, Any] = {"store": store, "batch_size": BATCH, "steps": STEPS}
+    generate(pipeline, rows[3:], plan_seed=SEED, guided=guided, **settings)
+    assert guided.batches == [list(range(8)), list(range(8, 16))]  # rows that pad, too
+    generate(pipeline, rows, plan_seed=SEED, guided=guided, **settings)
+    assert guided.batches[2:] == [list(range(8))]  # nothing else is missing
+    generate(pipeline, rows, plan_seed=SEED, guided=guided, **settings)
+    assert len(guided.batches) == 3
+    assert guided.num_open == 0
+
+
+def test_an_image_that_is_guided_by_its_row_does_not_depend_on_the_rows_asked_for(
+    pipeline: Any, store: ImageStore, tmp_path: Path, expected: dict[int, StoredImage]
+) -> None:
+    rows = plan_rows(13, seed=SEED)
+    settings: dict[str, Any] = {"batch_size": BATCH, "steps": STEPS, "plan_seed": SEED}
+    generate(pipeline, rows, store=store, guided=Shifting(), **settings)
+    whole = {image.sample_id: image for image in store.read(PLANNED, range(13))}
+    other = ImageStore(tmp_path / "other", spec={})
+    for part in (rows[9:11], rows[2:5], rows):
+        generate(pipeline, part[::-1], store=other, guided=Shifting(), **settings)
+    assert_same({image.sample_id: image for image in other.read(PLANNED, range(13))}, whole)
+    other.close()
+    changed = {
+        number for number in whole if (whole[number].pixels != expected[number].pixels).any()
+    }
+    assert changed == {number for number in range(13) if number % 5}
+
+
+def test_the_pace_is_that_of_a_guided_batch(pipeline: Any) -> None:
+    guided = Shifting()
+    rate = images_per_second(pipeline, batch_size=4, steps=2, plan_seed=SEED, guided=guided)
+    assert rate > 0
+    assert guided.batches == [[0, 1, 2, 3]]
+    assert guided.num_open == 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
 from pipeline_factory import tiny_pipeline
 
 from pytest_memscan.errors import StoreError
-from pytest_memscan.generation import ALONE, NON_FINITE, PLANNED, Prompting
+from pytest_memscan.generation import ALONE, NON_FINITE, PLANNED, PlanRow, Prompting
 from pytest_memscan.sampler import Sampler
 from pytest_memscan.store import ImageStore
 
@@ -241,3 +242,33 @@ def test_a_prompts_image_alone_is_made_with_its_prompt(store: ImageStore, prompt
     planned = drawn.images([9, 20])
     for one, other in zip(drawn.alone([9, 20]), planned, strict=True):
         assert np.abs(one.pixels.astype(int) - other.pixels).max() <= 1
+
+
+# --- guided by rows -----------------------------------------------------------------------------
+
+
+def test_planned_images_and_images_alone_are_guided_by_their_rows(
+    store: ImageStore, pipeline: Any
+) -> None:
+    opened: list[list[int]] = []
+
+    @contextmanager
+    def shifted(guided: Any, rows: Sequence[PlanRow]) -> Iterator[None]:
+        opened.append([row.sample_id for row in rows])
+        amounts = torch.tensor([row.sample_id / 20 for row in rows])
+
+        def shift(_: object, __: object, output: Any) -> None:
+            output.sample += amounts[:, None, None, None]
+
+        handle = guided.unet.register_forward_hook(shift)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    drawn = sampler(store, lambda _: pipeline, guided=shifted)
+    _, pixels = read_all(drawn)
+    assert opened == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    alone = np.stack([image.pixels for image in drawn.alone([7, 2])])
+    assert opened[3:] == [[7], [2]]
+    assert np.abs(alone.astype(int) - pixels[[7, 2]]).max() <= 1
