@@ -35,6 +35,8 @@ class ImageSet:
         pixels: ``(num_images, height, width, channels)`` uint8, memory-mapped, in source order.
         names: File, member or row of each image. Private: reports use ids.
         captions: Caption of each image, None where there is none. Private.
+        labels: Class of each image, its name or its number as text; None where there is none.
+            Private.
         fingerprint: sha256 over the names and contents of all images, usable or not.
         num_found: Images in the source, with those that could not be used.
         unusable: Reason -> images that could not be used, their names made printable.
@@ -46,6 +48,7 @@ class ImageSet:
     pixels: NDArray[np.uint8] = field(repr=False)  # a failing test must not print these
     names: tuple[str, ...] = field(repr=False)
     captions: tuple[str | None, ...] = field(repr=False)
+    labels: tuple[str | None, ...] = field(repr=False)
     fingerprint: str
     num_found: int
     unusable: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
@@ -127,6 +130,7 @@ def load_images(
         pixels=kept,
         names=tuple(tally.names),
         captions=tuple(tally.captions),
+        labels=tuple(tally.labels),
         fingerprint=fingerprint,
         num_found=tally.num_found,
         unusable=reasons,
@@ -143,6 +147,7 @@ class _Tally:
         self.digest = hashlib.sha256()
         self.names: list[str] = []
         self.captions: list[str | None] = []
+        self.labels: list[str | None] = []
         self.unusable: dict[str, list[str]] = defaultdict(list)
         self.num_found = 0
         self.num_resized = 0
@@ -162,6 +167,7 @@ class _Tally:
             return None
         self.names.append(record.name)
         self.captions.append(record.caption)
+        self.labels.append(record.label)
         self.num_resized += resized
         return pixels
 
@@ -197,6 +203,7 @@ def load_packed(source: DataSource, shape: ImageShape) -> ImageSet:
         pixels=pixels,
         names=tuple(f"{index:05d}" for index in range(len(pixels))),
         captions=(None,) * len(pixels),
+        labels=(None,) * len(pixels),
         fingerprint=hashlib.sha256(content).hexdigest(),
         num_found=len(pixels),
         origin=source.label,

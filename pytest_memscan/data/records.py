@@ -19,12 +19,14 @@ class Record:
         name: Of the file, member or row, unique in its source. Private.
         content: An encoded image, or pixels ``(height, width[, 1, 3 or 4])`` uint8.
         caption: What it was captioned with, when that is known. Private.
+        label: Class of the image: its name, or its number as text; None where unknown. Private.
         problem: Why it cannot be used, when that is known before it is decoded.
     """
 
     name: str
     content: bytes | NDArray[np.uint8]
     caption: str | None = None
+    label: str | None = None
     problem: str | None = None
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_memscan.data.listing import list_shards
 from pytest_memscan.data.naming import printable
-from pytest_memscan.data.readers.columns import find_columns, require_pyarrow, rows_of
+from pytest_memscan.data.readers.columns import (
+    Columns,
+    find_columns,
+    of_one_set,
+    require_pyarrow,
+    rows_of,
+)
 from pytest_memscan.data.records import Reading, Record
 from pytest_memscan.data.sources import DataSource
 from pytest_memscan.errors import TrainDataError
@@ -30,26 +36,26 @@ def open_arrow(source: DataSource) -> Reading:
     require_pyarrow(source.label)
     shards = list_shards(source)
     root = source.local if source.local.is_dir() else source.local.parent
-    total = 0
-    for shard in shards:
-        shown = printable(shard.relative_to(root).as_posix())
+    files = {shard.relative_to(root).as_posix(): shard for shard in shards}
+    total, columns = 0, {}
+    for name, shard in files.items():
+        shown = printable(name)
         with _batches(shard, shown) as (schema, batches):
-            find_columns(schema, shown)
+            columns[name] = find_columns(schema, shown)
             num_rows = sum(batch.num_rows for batch in batches)
         if not num_rows:
             raise TrainDataError(f"{shown} holds no rows; a shard without images is broken")
         total += num_rows
-    return Reading(records=_records(shards, root), total=total, origin=source.label)
+    records = _records(files, of_one_set(columns))
+    return Reading(records=records, total=total, origin=source.label)
 
 
-def _records(shards: list[Path], root: Path) -> Iterator[Record]:
-    for shard in shards:
-        name = shard.relative_to(root).as_posix()
-        with _batches(shard, printable(name)) as (schema, batches):
-            columns = find_columns(schema, printable(name))
+def _records(files: Mapping[str, Path], columns: Mapping[str, Columns]) -> Iterator[Record]:
+    for name, shard in files.items():
+        with _batches(shard, printable(name)) as (_, batches):
             first = 0
             for batch in batches:
-                yield from rows_of(batch, columns, name, first)
+                yield from rows_of(batch, columns[name], name, first)
                 first += batch.num_rows
 
 

@@ -1,7 +1,8 @@
-"""Captions of a folder of images: ``metadata.jsonl`` or ``metadata.csv``, as `datasets` reads them.
+"""Captions and labels of a folder of images, as `datasets` reads them.
 
-Each lies beside the images that it names in ``file_name``; the caption is in ``text``, ``caption``
-or ``prompt``, the first of these that is there.
+``metadata.jsonl`` or ``metadata.csv`` lies beside the images that it names in ``file_name``; the
+caption is in ``text``, ``caption`` or ``prompt``, the first of these that is there, and the class
+label in ``label``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_memscan.data.naming import printable
+from pytest_memscan.data.readers.labels import label_of
 from pytest_memscan.data.readers.rows import csv_rows, json_rows
 from pytest_memscan.errors import TrainDataError
 
@@ -26,14 +28,18 @@ class Caption:
 
     text: str | None
     named_in: str  # the file of captions, made printable
+    label: str | None = None
 
 
-def read_captions(folder: Path, files: Sequence[Path]) -> dict[str, Caption]:
+def read_captions(
+    folder: Path, files: Sequence[Path], *, with_labels: bool = False
+) -> dict[str, Caption]:
     """Captions by name of the image, relative to ``folder``.
 
     Args:
         folder: Of the images.
         files: ``metadata.jsonl`` and ``metadata.csv`` in it and its subfolders.
+        with_labels: Read class labels too; else nothing is asked of them.
 
     Raises:
         TrainDataError: A line cannot be read, names no image, or contradicts another one.
@@ -49,11 +55,17 @@ def read_captions(folder: Path, files: Sequence[Path]) -> dict[str, Caption]:
         for number, row in rows:
             where = f"{shown} line {number}"
             name = _file_name(row, where, parent)
-            caption = Caption(text=caption_of(row, where), named_in=shown)
-            if captions.setdefault(name, caption).text != caption.text:
-                raise TrainDataError(
-                    f"{where}: {printable(name)} is named again with another caption; keep one"
-                )
+            label = label_of(row) if with_labels else None
+            caption = Caption(text=caption_of(row, where), named_in=shown, label=label)
+            before = captions.setdefault(name, caption)
+            for what, same in (
+                ("caption", before.text == caption.text),
+                ("label", before.label == caption.label),
+            ):
+                if not same:
+                    raise TrainDataError(
+                        f"{where}: {printable(name)} is named again with another {what}; keep one"
+                    )
     return captions
 
 

@@ -1,4 +1,4 @@
-"""Which columns of a table hold images and captions, and what is in a row.
+"""Which columns of a table hold images, captions and class labels, and what is in a row.
 
 An image is stored as `datasets` does, ``struct<bytes: binary, path: string>``, or as plain
 ``binary``. A path is never opened: it belongs to the machine on which the table was made.
@@ -6,13 +6,19 @@ An image is stored as `datasets` does, ``struct<bytes: binary, path: string>``, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_memscan.data.conversion import MAX_FILE_BYTES
 from pytest_memscan.data.naming import printable
 from pytest_memscan.data.readers.captions import CAPTION_KEYS
+from pytest_memscan.data.readers.labels import (
+    LabelColumn,
+    find_label_column,
+    label_in,
+    of_one_kind,
+)
 from pytest_memscan.data.records import Record
 from pytest_memscan.errors import TrainDataError
 
@@ -24,15 +30,17 @@ ROWS_AT_ONCE = 8  # an image may have 64 MB
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Names of the columns that are read."""
+    """The columns that are read."""
 
     image: str
     caption: str | None
+    label: LabelColumn | None = None
 
     @property
     def names(self) -> list[str]:
         """The columns to load."""
-        return [self.image] if self.caption is None else [self.image, self.caption]
+        label = None if self.label is None else self.label.name
+        return [name for name in (self.image, self.caption, label) if name is not None]
 
 
 def require_pyarrow(what: str) -> None:
@@ -75,7 +83,17 @@ def find_columns(schema: pa.Schema, shard: str) -> Columns:
             f"{shard} has several columns of images ({names}); call the one to compare with 'image'"
         )
     caption = next((key for key in CAPTION_KEYS if key in texts), None)
-    return Columns(image="image" if "image" in images else images[0], caption=caption)
+    return Columns(
+        image="image" if "image" in images else images[0],
+        caption=caption,
+        label=find_label_column(schema),
+    )
+
+
+def of_one_set(columns: Mapping[str, Columns]) -> dict[str, Columns]:
+    """The columns of every shard, with labels only where they can be compared with each other."""
+    labels = of_one_kind({shard: each.label for shard, each in columns.items()})
+    return {shard: replace(each, label=labels[shard]) for shard, each in columns.items()}
 
 
 def rows_of(batch: pa.RecordBatch, columns: Columns, shard: str, first: int) -> Iterator[Record]:
@@ -83,6 +101,7 @@ def rows_of(batch: pa.RecordBatch, columns: Columns, shard: str, first: int) -> 
 
     Raises:
         pyarrow.ArrowInvalid: The batch is damaged.
+        TrainDataError: A class label is none.
     """
     batch = batch.select(columns.names)
     # pyarrow trusts the offsets in an Arrow file; a damaged one would end this process.
@@ -91,12 +110,18 @@ def rows_of(batch: pa.RecordBatch, columns: Columns, shard: str, first: int) -> 
         part = batch.slice(start, ROWS_AT_ONCE)
         images = part.column(columns.image)
         texts = None if columns.caption is None else part.column(columns.caption)
+        labels = None if columns.label is None else part.column(columns.label.name)
         for row in range(part.num_rows):
             content, problem = _content(images[row])
+            name = f"{shard}[{first + start + row}]"
+            label = None
+            if labels is not None and columns.label is not None:
+                label = label_in(labels[row], columns.label, printable(name))
             yield Record(
-                name=f"{shard}[{first + start + row}]",
+                name=name,
                 content=content,
                 caption=None if texts is None else texts[row].as_py() or None,
+                label=label,
                 problem=problem,
             )
 

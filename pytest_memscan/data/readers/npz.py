@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from typing import IO
 
 import numpy as np
@@ -19,11 +20,14 @@ import numpy as np
 from pytest_memscan.data.conversion import MAX_PIXELS
 from pytest_memscan.data.naming import printable
 from pytest_memscan.data.opening import open_regular
+from pytest_memscan.data.readers.labels import decode_label
 from pytest_memscan.data.records import Reading, Record
 from pytest_memscan.data.sources import DataSource
 from pytest_memscan.errors import TrainDataError
 
 _DEFAULT_KEY = "images"
+_LABEL_KEYS = ("labels", "label", "y")
+_MAX_LABEL_BYTES = 4096
 _EXPECTED = "expected 'images' (number, height, width[, 1, 3 or 4]) of type uint8"
 _BROKEN = (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, NotImplementedError)
 
@@ -43,6 +47,14 @@ class _Array:
         """Whether it can only be a stack of images."""
         return self.dtype == np.uint8 and len(self.shape) == 4 and self.shape[3] in (1, 3, 4)
 
+    def can_label(self, num_images: int) -> bool:
+        """Whether it can hold one class label an image: ``(num_images[, 1])``, numbers or texts."""
+        return (
+            self.dtype.kind in "iuUS"
+            and self.shape in ((num_images,), (num_images, 1))
+            and 0 < self.dtype.itemsize <= _MAX_LABEL_BYTES
+        )
+
     def __str__(self) -> str:
         return f"{printable(self.key)} {self.shape} {self.dtype}"
 
@@ -55,25 +67,47 @@ def open_npz(source: DataSource) -> Reading:
     """
     label = source.label
     with _opened(source) as archive:
-        array = _choose(_arrays(archive, label), label)
-    return Reading(records=_records(source, array), total=array.shape[0], origin=label)
+        arrays = _arrays(archive, label)
+        array = _choose(arrays, label)
+        classes = _choose_labels(arrays, array.shape[0], label)
+    return Reading(records=_records(source, array, classes), total=array.shape[0], origin=label)
 
 
-def _records(source: DataSource, array: _Array) -> Iterator[Record]:
+def _records(source: DataSource, array: _Array, classes: _Array | None) -> Iterator[Record]:
     shape = array.shape[1:]
     num_bytes = math.prod(shape)
     try:
         with _opened(source) as archive, archive.open(f"{array.key}.npy") as file:
             _read_header(file)
-            for row in range(array.shape[0]):
+            labels = repeat(None) if classes is None else _labels(archive, classes, source.label)
+            for row, label in zip(range(array.shape[0]), labels, strict=False):
                 content = file.read(num_bytes)
                 if len(content) != num_bytes:
                     raise EOFError
                 pixels = np.frombuffer(content, dtype=np.uint8).reshape(shape)
-                yield Record(name=f"{array.key}[{row}]", content=pixels)
+                yield Record(name=f"{array.key}[{row}]", content=pixels, label=label)
             file.read(1)  # the checksum is compared at the end
+            next(labels, None)  # and theirs
     except _BROKEN:
         raise TrainDataError(f"{source.label} is damaged or truncated") from None
+
+
+def _labels(archive: zipfile.ZipFile, array: _Array, shown: str) -> Iterator[str | None]:
+    """The class labels, one after the other."""
+    # NumPy would make texts of code points that are none.
+    wide = "utf-32-be" if array.dtype.str.startswith(">") else "utf-32-le"
+    encoding = {"S": "utf-8", "U": wide}.get(array.dtype.kind)
+    with archive.open(f"{array.key}.npy") as file:
+        _read_header(file)
+        for row in range(array.shape[0]):
+            content = file.read(array.dtype.itemsize)
+            if len(content) != array.dtype.itemsize:
+                raise EOFError
+            if encoding is None:
+                yield str(np.frombuffer(content, dtype=array.dtype)[0])
+            else:
+                yield decode_label(content, f"{shown}: {array.key}[{row}]", encoding)
+        file.read(1)
 
 
 @contextmanager
@@ -148,3 +182,11 @@ def _choose(arrays: list[_Array], label: str) -> _Array:
     if math.prod(array.shape[1:3]) > MAX_PIXELS:
         raise TrainDataError(f"{label}: {array} holds images of more than 64 million pixels")
     return array
+
+
+def _choose_labels(arrays: list[_Array], num_images: int, label: str) -> _Array | None:
+    fitting = {each.key: each for each in arrays if each.can_label(num_images)}
+    found = next((fitting[key] for key in _LABEL_KEYS if key in fitting), None)
+    if found is not None and not found.is_whole:
+        raise TrainDataError(f"{label}: {found} is damaged: its size is not what its header says")
+    return found

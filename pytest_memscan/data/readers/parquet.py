@@ -13,6 +13,7 @@ from pytest_memscan.data.readers.columns import (
     ROWS_AT_ONCE,
     Columns,
     find_columns,
+    of_one_set,
     require_pyarrow,
     rows_of,
 )
@@ -57,7 +58,7 @@ def read_shards(files: Mapping[str, Path], *, origin: str) -> Reading:
                 raise TrainDataError(f"{shown} holds no rows; a shard without images is broken")
             columns[name] = find_columns(shard.schema_arrow, shown)
             total += shard.metadata.num_rows
-    return Reading(records=_records(files, columns), total=total, origin=origin)
+    return Reading(records=_records(files, of_one_set(columns)), total=total, origin=origin)
 
 
 def _records(files: Mapping[str, Path], columns: Mapping[str, Columns]) -> Iterator[Record]:

@@ -1,7 +1,8 @@
 """Images in WebDataset shards: tar archives in which files of one sample stand side by side.
 
-``0001.jpg``, ``0001.txt`` and ``0001.json`` are one sample: their name up to the first dot is the
-same. Nothing is unpacked to the disk, so it does not matter where a name or a link would lead.
+``0001.jpg``, ``0001.txt``, ``0001.json`` and ``0001.cls`` are one sample: their name up to the
+first dot is the same. Nothing is unpacked to the disk, so it does not matter where a name or a link
+would lead.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import posixpath
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -19,11 +20,13 @@ from pytest_memscan.data.listing import list_shards
 from pytest_memscan.data.naming import printable
 from pytest_memscan.data.opening import open_regular
 from pytest_memscan.data.readers.captions import CAPTION_KEYS
+from pytest_memscan.data.readers.labels import decode_label
 from pytest_memscan.data.records import Reading, Record
 from pytest_memscan.data.sources import IMAGE_SUFFIXES, UNREAD_SUFFIXES, DataSource
 from pytest_memscan.errors import TrainDataError
 
 _MAX_TEXT_BYTES = 1 << 20
+_TEXT_SUFFIXES = (".txt", ".json", ".cls")
 _ZEROS = bytes(tarfile.BLOCKSIZE)
 
 
@@ -58,15 +61,14 @@ class _Sample:
     key: str
     images: list[Record] = field(default_factory=list)
     captions: dict[str, str | None] = field(default_factory=dict)
+    label: str | None = None
     num_bytes: int = 0
 
     def records(self) -> Iterator[Record]:
-        """The images, each with the sample's caption; plain text wins over JSON."""
+        """The images, each with the sample's label and caption; plain text wins over JSON."""
         caption = self.captions.get(".txt") or self.captions.get(".json")
         for each in self.images:
-            yield Record(
-                name=each.name, content=each.content, caption=caption, problem=each.problem
-            )
+            yield replace(each, caption=caption, label=self.label)
 
 
 def _read_shard(path: Path, shard: str) -> Iterator[Record]:
@@ -83,11 +85,8 @@ def _read_shard(path: Path, shard: str) -> Iterator[Record]:
 
 def _add(sample: _Sample, member: tarfile.TarInfo, content: bytes, shard: str) -> None:
     suffix = posixpath.splitext(member.name)[1].lower()
-    if member.isreg() and suffix in (".txt", ".json"):
-        where = printable(f"{shard}/{member.name}")
-        if member.size > _MAX_TEXT_BYTES:
-            raise TrainDataError(f"{where} is larger than 1 MB, which is no caption")
-        sample.captions[suffix] = _caption(content, suffix, where)
+    if member.isreg() and suffix in _TEXT_SUFFIXES:
+        _add_text(sample, member, content, suffix, printable(f"{shard}/{member.name}"))
         return
     if member.isreg() and suffix not in IMAGE_SUFFIXES:
         return
@@ -100,6 +99,22 @@ def _add(sample: _Sample, member: tarfile.TarInfo, content: bytes, shard: str) -
         problem = f"{suffix} files are not read"
     sample.images.append(Record(name=f"{shard}/{member.name}", content=content, problem=problem))
     sample.num_bytes += len(content)
+
+
+def _add_text(
+    sample: _Sample, member: tarfile.TarInfo, content: bytes, suffix: str, where: str
+) -> None:
+    is_label = suffix == ".cls"
+    if member.size > _MAX_TEXT_BYTES:
+        kind = "class label" if is_label else "caption"
+        raise TrainDataError(f"{where} is larger than 1 MB, which is no {kind}")
+    if not is_label:
+        sample.captions[suffix] = _caption(content, suffix, where)
+        return
+    label = decode_label(content, where)
+    if sample.label not in (None, label):
+        raise TrainDataError(f"{where} gives its image another class label; keep one")
+    sample.label = label
 
 
 def _key(name: str) -> str:
@@ -149,7 +164,7 @@ def _walk(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
             continue
         suffix = posixpath.splitext(member.name)[1].lower()
         limit = MAX_FILE_BYTES if suffix in IMAGE_SUFFIXES else _MAX_TEXT_BYTES
-        is_wanted = suffix in (*IMAGE_SUFFIXES, ".txt", ".json")
+        is_wanted = suffix in (*IMAGE_SUFFIXES, *_TEXT_SUFFIXES)
         content = b""
         if member.isreg() and is_wanted and member.size <= limit:
             file = archive.extractfile(member)

@@ -112,6 +112,16 @@ def test_an_image_that_captions_name_and_nobody_finds_is_counted_and_named(
             '{"file_name": "000.png", "text": "a"}\n{"file_name": "000.png", "text": "b"}',
             "line 2: 000.png is named again with another caption",
         ),
+        (
+            "metadata.jsonl",
+            '{"file_name": "000.png", "label": 1}\n{"file_name": "./000.png", "label": 2}',
+            "line 2: 000.png is named again with another label",
+        ),
+        (
+            "metadata.csv",
+            "file_name,text,label\n000.png,a,secret\n000.png,a,\n",
+            "line 3: 000.png is named again with another label; keep one",
+        ),
         ("metadata.csv", "", "line 1: expected a column 'file_name'"),
         ("metadata.csv", "name,text\na,b\n", "line 1: expected a column 'file_name'"),
         ("metadata.csv", "file_name,text\n000.png\n", "line 2 has not as many columns"),
@@ -127,6 +137,84 @@ def test_a_line_that_cannot_be_read_is_an_error_with_its_number(
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(TrainDataError, match=rf"^{name} {re.escape(words)}"):
         load(folder)
+
+
+def test_labels_stand_beside_their_images(folder: Path) -> None:
+    save_images(folder / "more", 2, seed=1)
+    (folder / "metadata.csv").write_text(
+        "file_name,label,text\n000.png, Ann ,x\n001.png,,y\nmore/001.png,7,\ngone.png,9,\n"
+    )
+    images = load(folder)
+    assert dict(zip(images.names, images.labels, strict=True)) == {
+        "000.png": "Ann",
+        "001.png": None,
+        "002.png": None,
+        "more/000.png": None,
+        "more/001.png": "7",
+    }
+    assert "Ann" not in repr(images)
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [('"cat"', "cat"), ("3", "3"), ("-1", "-1"), ('"03"', "03"), ("null", None), ('" "', None)],
+)
+def test_a_label_is_a_text_or_a_whole_number(folder: Path, value: str, label: str | None) -> None:
+    (folder / "metadata.jsonl").write_text(f'{{"file_name": "000.png", "label": {value}}}\n')
+    assert load(folder).labels == (label, None, None)
+
+
+def test_labels_change_no_fingerprint(folder: Path) -> None:
+    before = load(folder)
+    (folder / "metadata.jsonl").write_text('{"file_name": "000.png", "label": "x"}\n')
+    after = load(folder)
+    assert after.labels != before.labels
+    assert after.fingerprint == before.fingerprint
+
+
+def test_prompts_do_not_mind_what_is_under_label(folder: Path) -> None:
+    (folder / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a", "label": [1]}\n')
+    captions = read_captions(folder, [folder / "metadata.jsonl"])
+    assert [caption.text for caption in captions.values()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["cat/0.png", "cat/old/1.png", "dog/0.png"], ("cat", "cat", "dog")),
+        (["cat/0.png", "cat/1.png"], ("cat", "cat")),
+        (["0.png", "cat/0.png", "dog/0.png"], (None, None, None)),
+        (["0.png", "1.png"], (None, None)),
+    ],
+)
+def test_subfolders_are_classes_when_every_image_is_in_one(
+    tmp_path: Path, names: list[str], labels: tuple[str | None, ...]
+) -> None:
+    content = (save_images(tmp_path / "made", 1) / "000.png").read_bytes()
+    for name in names:
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    assert load(tmp_path / "images").labels == labels
+
+
+def test_labels_in_metadata_win_over_subfolders(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        save_images(tmp_path / "images" / name, 1)
+    metadata = tmp_path / "images" / "metadata.jsonl"
+    metadata.write_text('{"file_name": "cat/000.png", "text": "no label"}\n')
+    assert load(tmp_path / "images").labels == ("cat", "dog")
+    # A name of a subfolder among labels from elsewhere would be one class more.
+    metadata.write_text('{"file_name": "cat/000.png", "label": "tabby"}\n')
+    assert load(tmp_path / "images").labels == ("tabby", None)
+
+
+def test_labels_of_unusable_images_are_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    for name in ("cat", "dog"):
+        save_images(folder / name, 2)
+    (folder / "cat" / "000.png").write_bytes(b"")
+    assert load(folder).labels == ("cat", "dog", "dog")
 
 
 def test_the_same_caption_twice_is_no_contradiction(folder: Path) -> None:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hub_server import HubServer
-from image_factory import Items, save_parquet, some_items
+from image_factory import Items, as_table, save_parquet, some_items
 
 from pytest_memscan.data.readers.hub import training_files
 
@@ -33,9 +34,10 @@ answers = []
 for text in sys.argv[2:]:
     try:
         reading = open_source(parse_source(text, Path()), offline=sys.argv[1] == "offline")
-        records = [(r.name, hashlib.sha256(r.content).hexdigest(), r.caption)
-                   for r in reading.records]
-        answers.append({"records": records, "origin": reading.origin, "total": reading.total})
+        found = list(reading.records)
+        records = [(r.name, hashlib.sha256(r.content).hexdigest(), r.caption) for r in found]
+        answers.append({"records": records, "origin": reading.origin, "total": reading.total,
+                        "labels": [r.label for r in found]})
     except MemscanError as error:
         answers.append({"error": f"{type(error).__name__}: {error}"})
 print("ANSWER" + json.dumps(answers))
@@ -125,6 +127,19 @@ def test_only_the_training_split_is_fetched_and_by_commit(
     downloads = [r.path for r in hub.server.requests if "/resolve/" in r.path]
     assert downloads
     assert all(path.split("/")[5] == commit for path in downloads)
+
+
+def test_labels_come_with_the_names_of_their_classes(
+    hub: Hub, tmp_path: Path, items: Items
+) -> None:
+    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    table = as_table(items).append_column("label", pa.array([1, 0, -1, 1]))
+    table = table.replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    )
+    content = save_parquet(tmp_path / "train.parquet", table).read_bytes()
+    hub.server.add_dataset("org/name", {"train.parquet": content})
+    assert hub.read("hub:org/name")["labels"] == ["dog", "cat", None, "dog"]
 
 
 @pytest.mark.parametrize(

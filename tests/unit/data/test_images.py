@@ -317,6 +317,7 @@ def test_packed_images_of_a_builtin_checkpoint_are_read(tmp_path: Path, cache: P
     np.testing.assert_array_equal(images.pixels, pixels)
     assert images.names == ("00000", "00001", "00002")
     assert images.captions == (None, None, None)
+    assert images.labels == (None, None, None)
     with pytest.raises(TrainDataError, match="holds images of"):
         load_images(source, ImageShape(height=4, width=8, channels=3), cache_dir=cache)
 

@@ -47,7 +47,91 @@ def test_the_array_of_images_is_found(tmp_path: Path, how: Callable[..., None], 
     np.testing.assert_array_equal(images.pixels, IMAGES)
     assert images.names == tuple(f"{key}[{row}]" for row in range(5))
     assert images.captions == (None,) * 5
+    assert images.labels == ("0", "1", "2", "3", "4")
     assert images.num_resized == 0
+
+
+@pytest.mark.parametrize("how", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("key", ["labels", "label", "y"])
+@pytest.mark.parametrize(
+    ("array", "labels"),
+    [
+        (np.array([3, 0, 2, 2, 1], dtype=">i4"), ("3", "0", "2", "2", "1")),
+        (np.array([[3], [0], [2], [2], [1]], dtype=np.uint8), ("3", "0", "2", "2", "1")),
+        (np.array(["3", "b", "", "é", "a"], dtype=">U1"), ("3", "b", None, "é", "a")),
+        (np.array(["é", "cat ", "", "a\nb", "x" * 9]), ("é", "cat", None, "a\nb", "x" * 9)),
+        (np.array([b"a", b"b", b"", "é".encode(), b"a"]), ("a", "b", None, "é", "a")),
+    ],
+    ids=["numbers", "a column", "big-endian texts", "texts", "bytes"],
+)
+def test_labels_stand_in_an_array_beside_the_images(
+    tmp_path: Path,
+    how: Callable[..., None],
+    key: str,
+    array: np.ndarray,
+    labels: tuple[str | None, ...],
+) -> None:
+    images = load(save(tmp_path / "a.npz", how, **{key: array, "images": IMAGES}))
+    assert images.labels == labels
+    assert images.fingerprint == load(save(tmp_path / "b.npz", images=IMAGES)).fingerprint
+
+
+def test_labels_follow_their_images_past_unusable_ones(tmp_path: Path) -> None:
+    with_flat = IMAGES.copy()
+    with_flat[3] = 7
+    numbers = np.arange(5)
+    images = load(save(tmp_path / "a.npz", images=with_flat, y=numbers, label=numbers + 5))
+    assert images.labels == ("5", "6", "7", "9")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(4),
+        np.arange(5.0),
+        np.eye(5, dtype=int),
+        np.array(0),
+        np.array([True, False] * 2 + [True]),
+        np.array(["x" * 5000] * 5),
+        np.array([None] * 5),
+    ],
+    ids=lambda array: f"{array.shape} {array.dtype}",
+)
+def test_an_array_that_is_not_one_label_an_image_is_none(tmp_path: Path, array: np.ndarray) -> None:
+    assert load(save(tmp_path / "a.npz", images=IMAGES, labels=array)).labels == (None,) * 5
+    both = save(tmp_path / "b.npz", images=IMAGES, labels=array, y=np.arange(5))
+    assert load(both).labels == ("0", "1", "2", "3", "4")
+
+
+def test_labels_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", images=IMAGES, labels=np.array([b"a", b"\xff", b"", b"", b""]))
+    assert ".../a.npz: labels[1] is not UTF-8 text, so the class label" in why(path)
+    # Not a character: NumPy itself fails on it with a SystemError.
+    for order in "<>":
+        beyond = np.full(5, 0x110000, dtype=f"{order}u4").view(f"{order}U1")
+        path = save(tmp_path / "b.npz", images=IMAGES, labels=beyond)
+        assert ".../b.npz: labels[0] is not UTF-32-" in why(path)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_damaged_labels_are_found_by_their_checksum(tmp_path: Path, last: bool) -> None:
+    numbers = np.arange(2_000)
+    images = np.repeat(IMAGES, 400, axis=0)
+    path = save(tmp_path / "a.npz", images=images, labels=numbers)
+    content = bytearray(path.read_bytes())
+    row = 1_999 if last else 1_000
+    content[content.index(numbers[row - 1 : row + 1].tobytes()) + 8] ^= 1
+    path.write_bytes(content)
+    assert "a.npz is damaged or truncated" in why(path)
+
+
+def test_labels_whose_header_lies_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", images=IMAGES)
+    with zipfile.ZipFile(path, "a") as archive:
+        header = _header("(5,)", "'<i8'")
+        start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+        archive.writestr("labels.npy", start + bytes(39))
+    assert "labels (5,) int64 is damaged: its size is not what its header says" in why(path)
 
 
 def test_images_beats_any_other_array_of_images(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def test_a_caption_may_come_before_its_image_and_text_wins_over_json(tmp_path: P
     images = load(save_tar(tmp_path / "a.tar", members))
     assert images.names == ("a.tar/x/1.jpg", "a.tar/x/2.png", "a.tar/y/2.webp", "a.tar/y/3.seg.png")
     assert images.captions == ("first", None, None, None)
+    assert images.labels == (None, None, None, "7")
 
 
 @pytest.mark.parametrize(
@@ -144,12 +145,39 @@ def test_a_shard_without_images_is_named(tmp_path: Path, members: list[tuple[str
         ("0.json", b" " * (2**20 + 1), "a.tar/0.json is larger than 1 MB"),
         ("0.txt", b" " * (2**20 + 1), "a.tar/0.txt is larger than 1 MB"),
         ("0.txt", b"\xff", "a.tar/0.txt is not UTF-8 text"),
+        ("0.cls", b"\xff", "a.tar/0.cls is not UTF-8 text, so the class label of its image"),
+        ("0.cls", b" " * (2**20 + 1), "a.tar/0.cls is larger than 1 MB, which is no class label"),
     ],
 )
 def test_a_caption_that_cannot_be_read_is_an_error(
     tmp_path: Path, name: str, content: bytes, words: str
 ) -> None:
     assert words in why(save_tar(tmp_path / "a.tar", [("0.png", GOOD), (name, content)]))
+
+
+def test_labels_stand_beside_their_images(tmp_path: Path) -> None:
+    members = [
+        ("0.cls", b"3\n"),
+        ("0.jpg", GOOD),
+        ("1.jpg", GOOD),
+        ("1.CLS", " Größe ".encode()),
+        ("2.jpg", GOOD),
+        ("2.cls", b"\n"),
+        ("3.jpg", GOOD),
+        ("3.seg.jpg", GOOD),
+        ("3.cls", b"4"),
+        ("3.seg.cls", b"4"),
+    ]
+    images = load(save_tar(tmp_path / "a.tar", members))
+    assert images.labels == ("3", "Größe", None, "4", "4")
+    plain = [member for member in members if not member[0].lower().endswith(".cls")]
+    assert load(save_tar(tmp_path / "b" / "a.tar", plain)).fingerprint == images.fingerprint
+
+
+def test_two_labels_for_one_sample_are_an_error(tmp_path: Path) -> None:
+    members = [("0.cls", b"3"), ("0.jpg", GOOD), ("0.x.cls", b"secret")]
+    message = why(save_tar(tmp_path / "a.tar", members))
+    assert message == "a.tar/0.x.cls gives its image another class label; keep one"
 
 
 def _third(content: bytes) -> tarfile.TarInfo:
