@@ -105,7 +105,7 @@ class ProcessorPreprocessing:
     def __call__(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """``(batch, height, width, channels)`` uint8 -> ``(batch, 3, side, side)`` float32."""
         pictures = [Image.fromarray(image) for image in as_rgb(images)]
-        with _quiet():
+        with quiet():
             ready = self.processor(images=pictures, return_tensors="pt")
         if set(ready) != {"pixel_values"} or ready["pixel_values"].ndim != 4:
             raise ValueError("the image processor does not make one tensor of equal images")
@@ -129,9 +129,9 @@ def load_encoder(folder: Path, *, label: str, device: str = "cpu") -> Descriptor
     config = read_config(folder, label=label)
     family = _family(config, label)
     hashes = file_hashes(folder, files, label=label)
-    with _quiet():
+    with quiet():
         network = Encoder(_load_model(folder, family, label), family.pooling)
-        preprocess = ProcessorPreprocessing(processor=_load_processor(folder, label))
+        preprocess = ProcessorPreprocessing(processor=load_processor(folder, label))
     network.to(device).eval().requires_grad_(False)
     return Descriptor(
         name=label,
@@ -221,7 +221,12 @@ def _load_model(folder: Path, family: Family, label: str) -> torch.nn.Module:
     return network
 
 
-def _load_processor(folder: Path, label: str) -> Any:
+def load_processor(folder: Path, label: str) -> Any:
+    """What makes images ready for the model of a folder, in its PIL form.
+
+    Raises:
+        DescriptorError: It cannot be loaded.
+    """
     from transformers import AutoImageProcessor
 
     loader: Any = AutoImageProcessor
@@ -261,7 +266,7 @@ def _dimension(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars, reports or deprecations of transformers: what matters is checked here."""
     from transformers.utils import logging as untyped
 

@@ -80,15 +80,17 @@ def check_descriptor(spec: str, *, cache_dir: Path | None = None) -> None:
         if find_weights(model, cache_dir) is None:
             raise OptionError(f"--memscan-descriptor {spec}: {how_to_get(model, cache_dir)}")
         return
-    folder = _folder(spec)
-    if folder is None and _hub_id(spec) is None:
+    folder = folder_of(spec)
+    if folder is None and hub_id_of(spec) is None:
         raise OptionError(
             f"--memscan-descriptor: there is no descriptor '{escape(spec)}'; it is one of "
             f"{', '.join(NAMES)}, or an image encoder: a folder, or a Hub model ORG/NAME[@REVISION]"
         )
     if folder is not None:
         try:
-            choose_files(names_in(folder, label=_label(folder, spec)), label=_label(folder, spec))
+            choose_files(
+                names_in(folder, label=label_of(folder, spec)), label=label_of(folder, spec)
+            )
         except DescriptorError as error:
             raise OptionError(f"--memscan-descriptor: {error}") from None
 
@@ -121,10 +123,10 @@ def load_descriptor(
         return _load_sscd(spec, device=device, cache_dir=cache_dir)
     from pytest_memscan.similarity.descriptors.encoders import load_encoder
 
-    folder = _folder(spec)
+    folder = folder_of(spec)
     if folder is not None:
-        return load_encoder(folder, label=_label(folder, spec), device=device)
-    repo, revision = _hub_id(spec) or (spec, None)
+        return load_encoder(folder, label=label_of(folder, spec), device=device)
+    repo, revision = hub_id_of(spec) or (spec, None)
     folder, commit = fetch(repo, revision, offline=offline)
     return load_encoder(folder, label=f"{repo}@{commit[:7]}", device=device)
 
@@ -160,13 +162,13 @@ def _load_sscd(spec: str, *, device: str, cache_dir: Path | None) -> Descriptor:
     )
 
 
-def _hub_id(spec: str) -> tuple[str, str | None] | None:
+def hub_id_of(spec: str) -> tuple[str, str | None] | None:
     """Repository and revision."""
     found = _HUB_ID.fullmatch(spec)
     return None if found is None else (found["repo"], found["revision"])
 
 
-def _folder(spec: str) -> Path | None:
+def folder_of(spec: str) -> Path | None:
     """The folder that the text names, if there is one."""
     try:
         path = Path(os.path.expanduser(spec))  # Path.expanduser raises for ~nobody
@@ -175,6 +177,6 @@ def _folder(spec: str) -> Path | None:
         return None
 
 
-def _label(folder: Path, spec: str) -> str:
+def label_of(folder: Path, spec: str) -> str:
     """The folder as a report may show it."""
     return shown_path(folder) if os.path.isabs(os.path.expanduser(spec)) else escape(spec)
