@@ -22,6 +22,7 @@ CHECKS = (
     "prompt_detectors",
     "carlini",
     "splitting",
+    "side",
     "extended_side",
     "status",
 )
@@ -29,6 +30,7 @@ _ALWAYS = ("integrity", "status")
 _SUBJECT_OF_SCAN: dict[str, dict[Kind, Subject]] = {
     "carlini": {"unconditional": "images", "text-to-image": "prompts"},
     "splitting": {"unconditional": "rare", "text-to-image": "rare"},
+    "side": {"unconditional": "guided"},
     "extended_side": {"text-to-image": "keys"},
     "repeats": {"unconditional": "repeats"},
 }
@@ -70,6 +72,8 @@ def why_not(name: str, kind: Kind, *, situation: Situation) -> str:
         return "it scans one checkpoint, and this is a set of fine-tunes"
     if name == "splitting":
         return _why_not_splitting(kind, situation)
+    if name == "side":
+        return _why_not_side(kind, situation)
     if name in ("prompt_detectors", "extended_side") and kind == "unconditional":
         return "it needs prompts, and the checkpoint is unconditional"
     if name == "repeats" and kind == "text-to-image":
@@ -107,6 +111,22 @@ def _why_not_splitting(kind: Kind, situation: Situation) -> str:
         return "no training images were given, and it steers towards them"
     if not situation.has_train_pixels:
         return "an index holds descriptors only, and steering needs the training images themselves"
+    return ""
+
+
+def _why_not_side(kind: Kind, situation: Situation) -> str:
+    if kind == "text-to-image":
+        return (
+            "it gives an unconditional checkpoint conditions, and this one has prompts; "
+            "memscan::extended_side and memscan::splitting are for those"
+        )
+    if "side" not in (situation.scans or ()):
+        return (
+            "it learns from thousands of the checkpoint's own images; --memscan-scans side asks "
+            "for it"
+        )
+    if not situation.has_train_data:
+        return "no training images were given, and what it brings out is compared with them"
     return ""
 
 

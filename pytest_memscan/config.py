@@ -18,6 +18,7 @@ from pytest_memscan.checks import Situation, check_measured, checks_of, subjects
 from pytest_memscan.concept_sets import Concept, is_set, read_set
 from pytest_memscan.config_base import KnownBase, checkpoint_label, known_base
 from pytest_memscan.config_checks import (
+    OF_ONE_SCAN,
     check_clustering,
     check_scans,
     check_set,
@@ -63,6 +64,16 @@ from pytest_memscan.settings import (
     parse_thresholds,
     parse_train_source,
 )
+from pytest_memscan.side_settings import (
+    DEFAULT_CLUSTERS,
+    DEFAULT_SAMPLES,
+    DEFAULT_SCALES,
+    DEFAULT_TRAINING,
+    SideSettings,
+    parse_cohesion,
+    parse_scales,
+    parse_variants,
+)
 from pytest_memscan.similarity.descriptors.weights import default_cache_dir
 
 
@@ -86,6 +97,7 @@ class Config:
     images_per_prompt: int  # of the fixed protocol
     copy_rate: float  # a prompt that gives one image this often must be found
     reach: int  # ordinary images within which the first copy of a training image counts
+    side: SideSettings
     guidance_scale: float | None  # None for the pipeline's own
     model_guidance: tuple[tuple[float, float], ...]  # w' and k; empty for the authors' own
     clustering: str  # rule that chooses the extracted set of a fine-tune
@@ -178,6 +190,11 @@ class Config:
         return checkpoint_label(self.model)
 
     @property
+    def labeller_label(self) -> str:
+        """The image classifier of SIDE-A likewise."""
+        return "none" if self.side.labeller is None else checkpoint_label(self.side.labeller)
+
+    @property
     def base_label(self) -> str:
         """The base likewise."""
         return "none" if self.base is None else checkpoint_label(self.base)
@@ -246,6 +263,16 @@ def resolve_config(
         ),
         copy_rate=take("copy_rate", parse_share, DEFAULT_COPY_RATE),
         reach=take("reach", parse_integer(SHORTEST_REACH, LONGEST_REACH), DEFAULT_REACH),
+        side=SideSettings(
+            variants=take("side_variants", parse_variants, ()),
+            scales=take("side_scales", parse_scales, DEFAULT_SCALES),
+            num_samples=take("side_samples", parse_integer(32, 10**7), DEFAULT_SAMPLES),
+            num_clusters=take("side_clusters", parse_integer(2, 10_000), DEFAULT_CLUSTERS),
+            least_cohesion=take("side_cohesion", parse_cohesion, None),
+            training=take("side_training", parse_integer(10, 10**7), DEFAULT_TRAINING),
+            auxiliary=take("auxiliary", parse_train_source, None),
+            labeller=take("labeller", parse_base, None),
+        ),
         guidance_scale=take("guidance_scale", parse_guidance_scale, None),
         model_guidance=take("model_guidance", parse_model_guidance, ()),
         clustering=take("clustering", parse_one_of(CLUSTERINGS), CLUSTERINGS[0]),
@@ -277,8 +304,10 @@ def resolve_config(
         check_stopping_rule(config)
     check_measured(config.thresholds, config.situation)
     sources |= shown_settings(config)
-    if "splitting" not in config.checks:
-        del sources["reach"]  # a policy file may serve several runs
+    for scan, names in OF_ONE_SCAN.items():
+        if scan not in config.checks:  # a policy file may serve several runs
+            for name in names:
+                del sources[name]
     budget = config.budget or Budget(num_images=DEFAULT_IMAGES)
     if config.kind == "unconditional" and budget.num_images is not None:
         for threshold in config.thresholds:

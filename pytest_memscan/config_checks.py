@@ -12,8 +12,20 @@ if TYPE_CHECKING:
     from pytest_memscan.config import Config
 
 _OF_PROMPTS = ("prompt_detectors", "carlini", "extended_side")
+OF_SIDE = (
+    "side_variants",
+    "side_scales",
+    "side_samples",
+    "side_clusters",
+    "side_cohesion",
+    "side_training",
+    "auxiliary",
+    "labeller",
+)
+OF_ONE_SCAN = {"splitting": ("reach",), "side": OF_SIDE}  # settings that mean nothing without it
 _USED_BY = {
     "reach": ("splitting",),
+    **dict.fromkeys(OF_SIDE, ("side",)),
     "canaries": _OF_PROMPTS,
     "guidance_scale": (*_OF_PROMPTS, "splitting"),
     "base": ("finextract",),
@@ -23,6 +35,7 @@ _USED_BY = {
 _NEEDS = {
     "finextract": "--memscan-base",
     "splitting": "training images, not an index of them",
+    "side": "training images, and to be asked for",
 }
 
 
@@ -107,7 +120,7 @@ def check_used(config: Config) -> None:
     A policy file may serve several runs; planted strings in it are asked for in every one.
     """
     for name, users in _USED_BY.items():
-        if config.kind == "unconditional" and users != ("splitting",):
+        if config.kind == "unconditional" and users not in (("splitting",), ("side",)):
             continue
         option, source = f"--memscan-{name.replace('_', '-')}", config.sources[name][1]
         is_given = source == option or (name == "canaries" and source != "default")

@@ -39,6 +39,13 @@ def shown_settings(config: Config) -> dict[str, tuple[str, str]]:
         shown["scans"] = "every one that applies"
     if "splitting" in config.checks:
         shown["reach"] = f"{config.reach:,} images"
+    if config.side.labeller is not None:
+        shown["labeller"] = config.labeller_label
+    if not config.side.variants:
+        shown["side_variants"] = "every one that the inputs allow"
+    if config.side.least_cohesion is None:
+        shown["side_cohesion"] = "by variant"
+    shown["side_scales"] = ", ".join(f"{scale:g}" for scale in config.side.scales)
     if config.guidance_scale is None:
         shown["guidance_scale"] = "the pipeline's own"
     if not config.model_guidance:
@@ -67,6 +74,7 @@ def _shown_paths(config: Config) -> dict[str, str]:
         ("holdout", config.holdout_source),
         ("prompts", config.prompt_source),
         ("canaries", config.canary_source),
+        ("auxiliary", config.side.auxiliary),
     ):
         shown[name] = "None" if source is None else source.label
     return shown

@@ -176,6 +176,7 @@ class Controller:
             repeats=pairs.load_repeats(kept / "repeats"),
             finetunes=pairs.load_finetunes(kept / "finetunes"),
             splitting=pairs.load_splitting(kept / "splitting"),
+            side=pairs.load_side(kept / "side"),
             images=self._settings.images,
         )
 
@@ -216,7 +217,14 @@ def write_not_run(reports: Sequence[tuple[str, Path]], checkpoint: str, reason: 
 def _name(settings: Config, checks: Iterable[CheckOutcome]) -> str:
     """The checkpoint as people name it, with its commit once that is known."""
     for check in () if settings.concepts else checks:  # a set is named after its file
-        scans = (check.scan, check.splitting, check.prompt_scan, check.repeats, check.finetunes)
+        scans = (
+            check.scan,
+            check.splitting,
+            check.side,
+            check.prompt_scan,
+            check.repeats,
+            check.finetunes,
+        )
         for scan in scans:
             if scan is not None:
                 return scan.provenance["checkpoint"]

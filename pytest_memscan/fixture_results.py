@@ -16,6 +16,8 @@ if TYPE_CHECKING:
         PromptFinding,
         PromptScan,
         ScanResult,
+        SideScan,
+        SideVariant,
         SplittingScan,
         SteeredCopy,
     )
@@ -59,6 +61,47 @@ class CarliniResult:
     def findings(self) -> tuple[Finding, ...]:
         """Matches, closest first, one for each training image."""
         return self.scan.findings
+
+
+class SideResult:
+    """What SIDE extracted, variant by variant; see `results.SideScan`."""
+
+    def __init__(self, scan: SideScan) -> None:
+        self.scan = scan
+
+    def __repr__(self) -> str:
+        return f"<side: {self.extracted.value:g} training images extracted>"
+
+    @property
+    def extracted(self) -> Estimate:
+        """Distinct training images confirmed as copied, by all images of the scan; a count."""
+        return self.scan.metrics["side_extracted"]
+
+    def ums(self, level: LevelName = "high") -> Estimate:
+        """UMS of the worst variant and lambda; there is none at the level ``confirmed``."""
+        return self.scan.metrics[f"side_ums_{level}"]
+
+    def ams(self, level: LevelName = "high") -> Estimate:
+        """AMS of the worst variant and lambda, at ``level`` and closer."""
+        is_leak = level == "confirmed"
+        return self.scan.metrics["side_leak_rate" if is_leak else f"side_ams_{level}"]
+
+    @property
+    def leak_rate(self) -> Estimate:
+        """Share of images that are confirmed copies, at the worst variant and lambda."""
+        return self.scan.metrics["side_leak_rate"]
+
+    def variant(self, name: str) -> SideVariant:
+        """One variant, such as ``side_c``.
+
+        Raises:
+            MemscanError: It was not run.
+        """
+        for each in self.scan.variants:
+            if each.name == name:
+                return each
+        why = self.scan.left_out.get(name, "it was not asked for (--memscan-side-variants)")
+        raise MemscanError(f"memscan: SIDE's variant {name} was not run: {why}")
 
 
 class SplittingResult:

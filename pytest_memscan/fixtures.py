@@ -12,6 +12,7 @@ from pytest_memscan.fixture_results import (
     CarliniResult,
     FinetuneResult,
     PromptsResult,
+    SideResult,
     SplittingResult,
 )
 
@@ -74,6 +75,19 @@ class Memscan:
         if outcome.splitting is None:
             raise MemscanError(f"memscan: {outcome.verdict}: {outcome.sentence}")
         return SplittingResult(outcome.splitting)
+
+    def side(self) -> SideResult:
+        """What surrogate conditions brought out of an unconditional checkpoint.
+
+        Raises:
+            MemscanError: As `carlini`. Or it was not asked for: it takes
+                ``--memscan-scans side`` and training images.
+        """
+        __tracebackhide__ = True
+        outcome = self._checked("side")
+        if outcome.side is None:
+            raise MemscanError(f"memscan: {outcome.verdict}: {outcome.sentence}")
+        return SideResult(outcome.side)
 
     def extended_side(self) -> KeyScan:
         """Keys of a text-to-image checkpoint whose images hardly vary, planted ones among them.

@@ -86,6 +86,12 @@ class Inputs(Models):
         return None if source is None else self._images(source, "reading held-out images")
 
     @cached_property
+    def auxiliary(self) -> ImageSet | None:
+        """Labelled images that were not trained on, when given."""
+        source = self.config.side.auxiliary
+        return None if source is None else self._images(source, "reading auxiliary images")
+
+    @cached_property
     def descriptor(self) -> Descriptor:
         """What describes images where not their pixels are compared; the built-in one if not given.
 

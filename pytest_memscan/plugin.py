@@ -100,6 +100,39 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
             "ordinary images counts (default: 1000000)",
         },
     ),
+    (
+        "side-variants",
+        {
+            "metavar": "A,B",
+            "help": "of memscan::side: side_c, side_c_rest, side_o, side_a, ol_ti, random_labels "
+            "(default: all that the inputs allow, but for the last)",
+        },
+    ),
+    (
+        "side-scales",
+        {"metavar": "X,Y", "help": "lambdas of memscan::side (default: 1,2,3,5,6,7,8,9)"},
+    ),
+    (
+        "side-samples",
+        {"metavar": "N", "help": "images that memscan::side labels and learns (default: 4096)"},
+    ),
+    ("side-clusters", {"metavar": "K", "help": "of SIDE-C, at most (default: 100)"}),
+    (
+        "side-cohesion",
+        {"metavar": "COSINE", "help": "clusters below it are dropped (default: by variant)"},
+    ),
+    (
+        "side-training",
+        {"metavar": "N", "help": "steps that a classifier is trained for (default: 1500)"},
+    ),
+    (
+        "auxiliary",
+        {"metavar": "PATH", "help": "labelled images that were not trained on, for SIDE-A"},
+    ),
+    (
+        "labeller",
+        {"metavar": "MODEL", "help": "image classifier for SIDE-A: Hub id or folder"},
+    ),
     ("guidance-scale", {"metavar": "X", "help": "of a text-to-image pipeline (default: its own)"}),
     (
         "model-guidance",

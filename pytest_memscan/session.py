@@ -30,6 +30,7 @@ from pytest_memscan.gate import (
     judge_repeats,
     judge_scan,
     judge_screening,
+    judge_side,
     judge_splitting,
     judge_status,
     not_applicable,
@@ -44,6 +45,7 @@ from pytest_memscan.results import (
     PromptResults,
     Repeats,
     ScanResult,
+    SideScan,
     SplittingScan,
     Verdict,
 )
@@ -133,6 +135,8 @@ class Session:
             return judge_finetunes(self.finetunes, thresholds)
         if name == "splitting":
             return judge_splitting(self.splitting, thresholds)
+        if name == "side":
+            return judge_side(self.side, thresholds)
         if kind == "unconditional":
             return judge_scan(self.carlini, thresholds)
         if name == "prompt_detectors":
@@ -170,6 +174,15 @@ class Session:
             MemscanError: It could not be done.
         """
         return self._once("splitting", SplittingScan, self._split)
+
+    @cached_property
+    def side(self) -> SideScan:
+        """What surrogate conditions bring out, likewise.
+
+        Raises:
+            MemscanError: It could not be done.
+        """
+        return self._once("side", SideScan, self._condition)
 
     @cached_property
     def repeats(self) -> Repeats:
@@ -269,6 +282,13 @@ class Session:
     def _split(self) -> SplittingScan:
         with self.progress("splitting") as report:
             return self._splitting_scanner.scan(self.work_dir / "splitting", report)
+
+    def _condition(self) -> SideScan:
+        from pytest_memscan.side_scanning import SideScanner
+
+        scanner = SideScanner(inputs=self.inputs, cache_dir=self.cache_dir)
+        with self.progress("side") as report:
+            return scanner.scan(self.work_dir / "side", report)
 
     def _find_repeats(self) -> Repeats:
         from pytest_memscan.reports.pairs import save_repeats

@@ -19,7 +19,15 @@ from pytest_memscan.data.sources import DataSource, parse_source
 from pytest_memscan.errors import OptionError, shown_path
 from pytest_memscan.policy import DEFAULT_POLICY, Threshold, parse_threshold
 
-SCANS = ("finextract", "carlini", "splitting", "repeats", "prompt_detectors", "extended_side")
+SCANS = (
+    "finextract",
+    "carlini",
+    "splitting",
+    "side",
+    "repeats",
+    "prompt_detectors",
+    "extended_side",
+)
 REPORT_FORMATS = ("json", "html")
 DTYPES = ("float32", "bfloat16", "float16")
 ImageMode = Literal["none", "blurred", "clear"]

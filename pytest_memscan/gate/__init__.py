@@ -15,6 +15,7 @@ from pytest_memscan.gate.run import (
     judge_status,
     not_applicable,
 )
+from pytest_memscan.gate.side import judge_side
 from pytest_memscan.gate.splitting import judge_splitting, judge_splitting_coverage
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "judge_run",
     "judge_scan",
     "judge_screening",
+    "judge_side",
     "judge_splitting",
     "judge_splitting_coverage",
     "judge_status",

@@ -9,9 +9,11 @@ from pytest_memscan.policy import Threshold
 from pytest_memscan.results import (
     FLAT_IMAGE,
     CheckOutcome,
+    Control,
     Coverage,
     Duplicates,
     Estimate,
+    Measure,
     ScanResult,
     ThresholdOutcome,
     Verdict,
@@ -35,22 +37,23 @@ def judge_scan(scan: ScanResult, thresholds: Sequence[Threshold]) -> CheckOutcom
     )
     missed = [control for control in scan.controls if not control.passed]
     if missed:
-        control = missed[0]
-        verdict, sentence = (
-            Verdict.ERROR,
-            (
-                f"the scan cannot be trusted: {control.sentence}, but {control.num_found} of "
-                f"{control.num_images} were (control {control.name}). More different real images "
-                "(--memscan-train-data, --memscan-holdout) make the comparison sharper"
-                f"{_OTHER_DESCRIPTOR if scan.measure.higher_is_closer else ''}"
-            ),
-        )
+        verdict, sentence = Verdict.ERROR, missed_control(missed[0], scan.measure)
     else:
         verdict = worst(outcome.verdict for outcome in outcomes)
         decisive = [outcome for outcome in outcomes if outcome.verdict is verdict]
         sentence = "; ".join(outcome.sentence for outcome in decisive)
     return CheckOutcome(
         name=scan.name, verdict=verdict, sentence=sentence, thresholds=outcomes, scan=scan
+    )
+
+
+def missed_control(control: Control, measure: Measure) -> str:
+    """Why a scan whose planted case was misjudged says nothing, and what may help."""
+    return (
+        f"the scan cannot be trusted: {control.sentence}, but {control.num_found} of "
+        f"{control.num_images} were (control {control.name}). More different real images "
+        "(--memscan-train-data, --memscan-holdout) make the comparison sharper"
+        f"{_OTHER_DESCRIPTOR if measure.higher_is_closer else ''}"
     )
 
 

@@ -11,6 +11,7 @@ from pytest_memscan.gate.prompts import (
     judge_prompt_coverage,
     judge_repeats_coverage,
 )
+from pytest_memscan.gate.side import judge_side_coverage
 from pytest_memscan.gate.splitting import judge_splitting_coverage
 from pytest_memscan.gate.verdicts import worst
 from pytest_memscan.policy import Threshold
@@ -54,6 +55,8 @@ def judge_coverages(check: CheckOutcome) -> Iterator[tuple[Verdict, str]]:
         yield judge_coverage(check.scan.coverage)
     if check.splitting is not None:
         yield from judge_splitting_coverage(check.splitting)
+    if check.side is not None:
+        yield from judge_side_coverage(check.side)
     if check.prompt_scan is not None:
         yield judge_prompt_coverage(check.prompt_scan)
     if check.keys is not None:
@@ -108,6 +111,7 @@ def judge_run(
             for check in complete
             if check.scan
             or check.splitting
+            or check.side
             or check.prompt_scan
             or check.repeats
             or check.finetunes

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from pytest_memscan.gate.images import judge_coverage
+from pytest_memscan.gate.images import judge_coverage, missed_control
 from pytest_memscan.gate.prompts import judge_unusable
 from pytest_memscan.gate.verdicts import judge_estimate, worst
 from pytest_memscan.policy import Threshold
@@ -15,7 +15,6 @@ from pytest_memscan.reports.splitting_prompt_text import ordinary_text
 from pytest_memscan.reports.splitting_text import excluded_text, tried_text
 from pytest_memscan.results import (
     CheckOutcome,
-    Control,
     Estimate,
     SplittingScan,
     ThresholdOutcome,
@@ -24,16 +23,11 @@ from pytest_memscan.results import (
 
 MEMORISER = "memoriser"  # the control that shows whether steering finds anything
 _MORE_IMAGES = "more images would settle it (raise --memscan-budget)"
-_SHARPER = (
-    "More different real images (--memscan-train-data, --memscan-holdout) make the comparison "
-    "sharper"
-)
 _PROBE = (
     "the built-in probe list says nothing about the prompts this checkpoint was trained on; pass "
     "its captions with --memscan-prompts, or say --memscan-prompts builtin:probe if the probe is "
     "all that is asked for"
 )
-_OTHER_DESCRIPTOR = ", and another --memscan-descriptor may see more"
 
 
 def judge_splitting(scan: SplittingScan, thresholds: Sequence[Threshold]) -> CheckOutcome:
@@ -50,7 +44,7 @@ def judge_splitting(scan: SplittingScan, thresholds: Sequence[Threshold]) -> Che
     gaps = [*_too_close(scan), *_gaps(scan)]
     missed = [each for each in scan.controls if not each.passed and each.name != MEMORISER]
     if missed:
-        verdict, sentence = Verdict.ERROR, _missed(missed[0], scan)
+        verdict, sentence = Verdict.ERROR, missed_control(missed[0], scan.measure)
     elif verdict is Verdict.PASS and not gaps:
         sentence = f"{sentence}: {tried_text(scan)}; {excluded_text(scan)}{_meaning(scan)}"
         if scan.prompt_coverage is not None and scan.prompt_coverage.is_default:
@@ -215,12 +209,4 @@ def _known(estimate: Estimate) -> Estimate:
         estimate,
         lower=estimate.lower if math.isfinite(estimate.lower) else 0.0,
         upper=math.inf if math.isnan(estimate.upper) else estimate.upper,
-    )
-
-
-def _missed(control: Control, scan: SplittingScan) -> str:
-    remedy = f"{_SHARPER}{_OTHER_DESCRIPTOR if scan.measure.higher_is_closer else ''}"
-    return (
-        f"the scan cannot be trusted: {control.sentence}, but {control.num_found} of "
-        f"{control.num_images} were (control {control.name}). {remedy}"
     )

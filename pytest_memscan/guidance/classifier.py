@@ -12,16 +12,30 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
 from pytest_memscan.denoising.attach import CallCounter, denoiser_of, first_output
-from pytest_memscan.denoising.parametrisation import Kind, Mixture, noise_change
+from pytest_memscan.denoising.parametrisation import (
+    Kind,
+    Mixture,
+    clean_latents,
+    noise_change,
+    prediction_of,
+)
 from pytest_memscan.denoising.schedule import Parametrisation, read_parametrisation
 from pytest_memscan.errors import MemscanError
 from pytest_memscan.guidance.answers import Answers, Call, answering, refuse_nesting, timestep_in
 from pytest_memscan.guidance.arguments import latents_in
+
+
+class Meaning(TypedDict):
+    """What a prediction is a prediction of, and at which noise."""
+
+    kind: Kind
+    mixture: Mixture
+
 
 _ROUNDING = 0.01  # of a timestep in half precision
 
@@ -124,13 +138,10 @@ class _ClassifierGuided(Answers):
             # whatever the noise. And a prediction that is not the noise could not express a
             # change of it: only here it would be divided by 0.
             return output, prediction
-        gradient = self._gradient(noisy, timestep)
-        return output, _shifted(
-            prediction,
-            -self.scale * mixture.level * gradient,
-            kind=self._known.kind,
-            mixture=mixture,
-        )
+        change = -self.scale * mixture.level * self._gradient(noisy, timestep)
+        meaning: Meaning = {"kind": self._known.kind, "mixture": mixture}
+        guided = _shifted(prediction, change, **meaning)
+        return output, _clipped(guided, noisy, limit=_clip_limit(self.pipeline), **meaning)
 
     def _timestep(self, told: float) -> float:
         """As the scheduler counts: in half precision, pipelines tell their denoisers nearly that.
@@ -224,3 +235,34 @@ def _shifted(
     noise_per_unit = float(noise_change(one, kind=kind, mixture=mixture))
     guided = (mean.to(wide) + change / noise_per_unit).to(prediction.dtype)
     return torch.cat([guided, variance], dim=1) if variance.shape[1] else guided
+
+
+def _clip_limit(pipeline: Any) -> float:
+    """Largest value of clean images that the scheduler lets pass; infinite where it clips none."""
+    config = pipeline.scheduler.config
+    return float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample") else math.inf
+
+
+def _clipped(
+    prediction: torch.Tensor, noisy: torch.Tensor, *, limit: float, kind: Kind, mixture: Mixture
+) -> torch.Tensor:
+    """The prediction with its clean images clipped, and the noise that goes with them.
+
+    Schedulers clip the clean image of a prediction and keep its noise, which at the noisy image at
+    hand belongs to the unclipped one. Strong guidance leads out of the range of images, and what
+    the clip takes away the noise then puts back with the other sign: at lambda 5 and with the
+    exact classifier of a data set, not one image is of the class that was asked for. (DDIM has
+    ``use_clipped_model_output`` for this, which does the same.)
+    """
+    if math.isinf(limit):
+        return prediction
+    wide = torch.promote_types(prediction.dtype, torch.float32)
+    latents = noisy.to(wide)
+    mean = prediction[:, : latents.shape[1]]
+    clean = clean_latents(latents, mean.to(wide), kind=kind, mixture=mixture)
+    kept = clean.clamp(-limit, limit)
+    noise = (latents - mixture.signal * kept) / mixture.level
+    within = prediction_of(kept, noise, kind=kind, mixture=mixture).to(prediction.dtype)
+    # What lies within the range stays as it was, to the bit.
+    mean = torch.where(clean == kept, mean, within)
+    return torch.cat([mean, prediction[:, mean.shape[1] :]], dim=1)

@@ -79,6 +79,8 @@ class Chart:
 
 
 Scale = Callable[[float], float]
+Point = tuple[float, float]
+Interval = tuple[float, float, float]  # position, lower, upper
 
 
 def histogram(scan: ScanResult) -> Chart | None:
@@ -90,10 +92,10 @@ def histogram(scan: ScanResult) -> Chart | None:
     cuts = [(level.cut, f"{level.name} {score(level.cut)}", False) for level in scan.levels]
     cuts.append((cut, f"confirmed {cut:.2f}", True))
     highest = max(max(edge + BIN_WIDTH for edge, _ in bins), max(each[0] for each in cuts) + 0.05)
-    x, x_ticks = _axis(highest, LEFT, RIGHT)
+    x, x_ticks = axis(highest, LEFT, RIGHT)
     marks = place_marks(cuts, x)
     top = max([TOP, *(mark.label_y + 8 for mark in marks)])
-    y, y_ticks = _axis(max(count for _, count in bins), BOTTOM, top)
+    y, y_ticks = axis(max(count for _, count in bins), BOTTOM, top)
     total = sum(count for _, count in bins)
 
     def is_confirmed(edge: float) -> bool:
@@ -128,8 +130,8 @@ def curve(scan: ScanResult) -> Chart | None:
     if not points:
         return None
     tops = [point.upper if point.upper is not None else point.expected for point in points]
-    x, x_ticks = _axis(max(1, points[-1].num_generated), LEFT, RIGHT)
-    y, y_ticks = _axis(max([1.0, *tops]), BOTTOM, TOP)
+    x, x_ticks = axis(max(1, points[-1].num_generated), LEFT, RIGHT)
+    y, y_ticks = axis(max([1.0, *tops]), BOTTOM, TOP)
     measured = [point for point in points if not point.extrapolated]
     beyond = [*measured[-1:], *(point for point in points if point.extrapolated)]
     last = measured[-1] if measured else None
@@ -196,8 +198,18 @@ def place_marks(cuts: Sequence[tuple[float, str, bool]], x: Scale) -> tuple[Mark
     return tuple(marks)
 
 
-def _axis(highest: float, start: float, end: float) -> tuple[Scale, tuple[Tick, ...]]:
-    """A linear scale from 0 at ``start`` to at least ``highest`` at ``end``, and its ticks."""
+def axis(
+    highest: float, start: float, end: float, *, label: Callable[[float], str] | None = None
+) -> tuple[Scale, tuple[Tick, ...]]:
+    """A linear scale from 0 at ``start`` to at least ``highest`` at ``end``, and its ticks.
+
+    Args:
+        highest: More than 0.
+        start: Position of 0.
+        end: Position of the last tick.
+        label: Of a number; as it is, in at most five characters, where there is none.
+    """
+    named = label or _tick_label
     step = nice_step(highest)
     limit = step * math.ceil(highest / step - 1e-9)
 
@@ -205,7 +217,7 @@ def _axis(highest: float, start: float, end: float) -> tuple[Scale, tuple[Tick, 
         return start + (end - start) * value / limit
 
     numbers = [index * step for index in range(round(limit / step) + 1)]
-    return scale, tuple(Tick(at=_round(scale(n)), label=_tick_label(n)) for n in numbers)
+    return scale, tuple(Tick(at=_round(scale(n)), label=named(n)) for n in numbers)
 
 
 def _tick_label(number: float) -> str:
@@ -225,23 +237,30 @@ def nice_step(highest: float) -> float:
 def _bands(points: Iterable[CurvePoint], x: Scale, y: Scale) -> Iterable[Markup]:
     """One polygon for each unbroken run of points that have an interval."""
     for has_interval, run in groupby(points, lambda p: p.lower is not None and p.upper is not None):
-        if not has_interval:
-            continue
-        kept = list(run)
-        there = [_pair(x(p.num_generated), y(p.upper or 0.0)) for p in kept]
-        back = [_pair(x(p.num_generated), y(p.lower or 0.0)) for p in reversed(kept)]
-        yield Markup(" ".join([*there, *back]))  # noqa: S704 - digits only
+        if has_interval:
+            yield from band([(p.num_generated, p.lower or 0.0, p.upper or 0.0) for p in run], x, y)
 
 
 def _line(points: Sequence[CurvePoint], x: Scale, y: Scale) -> Markup | None:
-    if len(points) < 2:
-        return None
-    pairs = [_pair(x(point.num_generated), y(point.expected)) for point in points]
-    return Markup(" ".join(pairs))  # noqa: S704 - digits only
+    return polyline([(point.num_generated, point.expected) for point in points], x, y)
 
 
-def _pair(x: float, y: float) -> str:
-    return f"{x:.1f},{y:.1f}"
+def polyline(points: Sequence[Point], x: Scale, y: Scale) -> Markup | None:
+    """A line through the points; none through fewer than two."""
+    return _drawn(points, x, y) if len(points) > 1 else None
+
+
+def band(intervals: Sequence[Interval], x: Scale, y: Scale) -> tuple[Markup, ...]:
+    """One polygon between the bounds; none where there are fewer than two intervals."""
+    if len(intervals) < 2:
+        return ()
+    there = [(at, upper) for at, _, upper in intervals]
+    back = [(at, lower) for at, lower, _ in reversed(intervals)]
+    return (_drawn([*there, *back], x, y),)
+
+
+def _drawn(points: Iterable[Point], x: Scale, y: Scale) -> Markup:
+    return Markup(" ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points))  # noqa: S704 - digits only
 
 
 def _round(position: float) -> float:

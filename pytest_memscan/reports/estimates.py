@@ -93,9 +93,14 @@ def share_bounds(estimate: Estimate) -> str:
     return f"[{show(estimate.lower)}, {show(estimate.upper)}]"
 
 
+def bounded_share(estimate: Estimate) -> str:
+    """``"3.8 % [2.6 %, 5.3 %]"``."""
+    return f"{share_text(estimate.value)} {share_bounds(estimate)}"
+
+
 def share_and_odds(estimate: Estimate) -> str:
     """``"0.0041 % [0.0012 %, 0.013 %] (one in 24,000 images)"``, no rate told twice over."""
-    shown = f"{share_text(estimate.value)} {share_bounds(estimate)}"
+    shown = bounded_share(estimate)
     if estimate.value >= _COMMON or _is_small(estimate.value):
         return shown
     return f"{shown} ({one_in(estimate.value)})"

@@ -13,6 +13,8 @@ from pytest_memscan.reports import (
     finetune_text,
     key_text,
     prompt_text,
+    side_label_text,
+    side_text,
     splitting_text,
     text,
 )
@@ -24,6 +26,8 @@ CONSTANTS = {
     "NOTHING_TO_COMPARE": key_text.NOTHING_TO_COMPARE,
     "NOT_PROVEN": finetune_text.NOT_PROVEN,
     "NO_TRAINING_IMAGES": finetune_text.NO_TRAINING_IMAGES,
+    "HOW_TO_READ": side_text.HOW_TO_READ,
+    "PLAIN_SAMPLING": side_text.PLAIN_SAMPLING,
     "PROBE": prompt_text.PROBE,
     "UNDONE": splitting_text.UNDONE,
 }
@@ -31,7 +35,13 @@ CONSTANTS = {
 
 def all_filters() -> dict[str, Callable[..., Any]]:
     """By the names that the templates use."""
-    return _filters() | _prompt_filters() | _finetune_filters() | _splitting_filters()
+    return (
+        _filters()
+        | _prompt_filters()
+        | _finetune_filters()
+        | _splitting_filters()
+        | _side_filters()
+    )
 
 
 def harmless(value: object) -> object:
@@ -124,6 +134,30 @@ def _splitting_filters() -> dict[str, Callable[..., Any]]:
         "steered_copied_text": splitting_text.copied_text,
         "standing_text": splitting_text.standing_text,
         "tried_text": splitting_text.tried_text,
+    }
+
+
+def _side_filters() -> dict[str, Callable[..., Any]]:
+    return {
+        "at_level": side_text.level_of,
+        "best_images": side_text.best_images,
+        "classes_text": side_label_text.classes_text,
+        "cohesion_text": side_label_text.cohesion_text,
+        "gain_text": side_text.gain_text,
+        "guidance_text": side_text.guidance_text,
+        "guided_name": side_text.image_name,
+        "is_plain": side_text.is_plain,
+        "side_details": side_text.details,
+        "side_headline": side_text.headline,
+        "ratio_bounds": side_text.ratio_bounds,
+        "ratio_value": side_text.ratio_value,
+        "short_title": side_text.short_title,
+        "side_confirmed_text": side_text.confirmed_text,
+        "side_origin_text": side_text.origin_text,
+        "sizes_text": side_label_text.sizes_text,
+        "top_label": lambda share: _keep_together(side_text.top_label(share)),
+        "top_shares": side_text.top_shares,
+        "variant_label": side_text.variant_label,
     }
 
 

@@ -26,6 +26,7 @@ from pytest_memscan.reports.prompt_pictures import (
     prompt_sections,
     repeat_sections,
 )
+from pytest_memscan.reports.side_pictures import MAX_CLASSES, GuidedPicture, side_sections
 from pytest_memscan.reports.splitting_pictures import SteeredPicture, splitting_sections
 from pytest_memscan.results import Finding, RunResult, ScanResult, ThresholdOutcome
 
@@ -94,6 +95,7 @@ def to_html(
     repeats: Sequence[RepeatPicture] = (),
     finetunes: Sequence[FinetunePicture] = (),
     splitting: Sequence[SteeredPicture] = (),
+    side: Sequence[GuidedPicture] = (),
     images: ImagePolicy,
 ) -> str:
     """The whole report as one HTML document.
@@ -109,6 +111,7 @@ def to_html(
         repeats: The images of the largest groups of repeats.
         finetunes: What was extracted from fine-tunes, beside training images.
         splitting: Copies that were found by steering, likeliest first.
+        side: What plain sampling and guidance by surrogate labels brought out, closest first.
         images: ``"blurred"`` forgets the details before anything is embedded, ``"none"``
             embeds nothing, ``"clear"`` shows the images as they are.
 
@@ -135,6 +138,7 @@ def to_html(
         repeat_sections=repeat_sections(result, repeats, images),
         finetune_sections=finetune_sections(result, finetunes, images),
         splitting_sections=splitting_sections(result, splitting, images),
+        side_sections=side_sections(result, side, images),
         duplicates=[check.duplicates for check in result.checks if check.duplicates is not None],
         groups=group_cards,
         integrities=[check.integrity for check in result.checks if check.integrity is not None],
@@ -189,4 +193,5 @@ def _environment() -> Environment:
     environment.globals.update(WIDTH=charts.WIDTH, HEIGHT=charts.HEIGHT, BOTTOM=charts.BOTTOM)
     environment.globals.update(LEFT=charts.LEFT, RIGHT=charts.RIGHT, NUM_OPEN=NUM_OPEN)
     environment.globals.update(MAX_IDS=MAX_IDS, NUM_OPEN_PROMPTS=NUM_OPEN_PROMPTS)
+    environment.globals.update(MAX_CLASSES=MAX_CLASSES)
     return environment

@@ -2,10 +2,14 @@
 
 The text is a function of the result: fields in the order of their class, the keys of mappings
 sorted. Only ``timings`` differs between two runs that measured the same.
+
+JSON has no infinite numbers. A ``Gain``, whose ratios can be infinite, writes them as the string
+``"Infinity"``; everywhere else they are refused.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -20,16 +24,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from pytest_memscan.errors import MemscanError
 from pytest_memscan.reports.text import escape
-from pytest_memscan.results import SCHEMA_VERSION, RunResult, Verdict
+from pytest_memscan.results import SCHEMA_VERSION, Estimate, Gain, RunResult, Verdict
 
 T = TypeVar("T")
+
+_INFINITY = "Infinity"
 
 
 def to_json(result: RunResult) -> str:
     """The JSON report, two spaces deep, with a newline at its end.
 
     Raises:
-        MemscanError: A number in ``result`` is infinite or not a number.
+        MemscanError: A number in ``result`` is not a number, or infinite where it must not be.
     """
     return dump(result)
 
@@ -59,7 +65,7 @@ def dump(value: object) -> str:
     """A dataclass of ``results`` as JSON text.
 
     Raises:
-        MemscanError: A number in ``value`` is infinite or not a number.
+        MemscanError: A number in ``value`` is not a number, or infinite where it must not be.
     """
     adapter = TypeAdapter(type(value))
     # There and back: a whole number in the place of a float is written as it will be read.
@@ -81,6 +87,14 @@ def load(text: str, kind: type[T]) -> T:
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of what ``to_json`` writes."""
     schema = TypeAdapter(RunResult).json_schema(mode="serialization")
+    definitions = schema["$defs"]
+    ratio = copy.deepcopy(definitions["Estimate"])
+    for name in ("value", "lower", "upper"):
+        number = {"anyOf": [{"type": "number"}, {"const": _INFINITY}]}
+        ratio["properties"][name] = {**number, "title": name.capitalize()}
+    definitions["Ratio"] = {**ratio, "title": "Ratio"}
+    for each in definitions["Gain"]["properties"].values():
+        each["$ref"] = "#/$defs/Ratio"
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
@@ -121,6 +135,8 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 def _in_order(value: object) -> object:
     """Plain JSON values: fields in the order of their class, the keys of mappings sorted."""
+    if isinstance(value, Gain):
+        return {field.name: _ratio(getattr(value, field.name)) for field in fields(value)}
     if is_dataclass(value):
         return {field.name: _in_order(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
@@ -128,6 +144,12 @@ def _in_order(value: object) -> object:
     if isinstance(value, tuple):
         return [_in_order(item) for item in value]
     return value.value if isinstance(value, Enum) else value
+
+
+def _ratio(estimate: Estimate) -> dict[str, object]:
+    """A ratio, which has no upper limit where there is nothing to divide by."""
+    numbers = {field.name: getattr(estimate, field.name) for field in fields(estimate)}
+    return {name: _INFINITY if each == math.inf else each for name, each in numbers.items()}
 
 
 def _parse(text: str, *, what: str) -> object:
@@ -145,7 +167,7 @@ def _parse(text: str, *, what: str) -> object:
 
 def _build(plain: object, kind: type[T], *, what: str) -> T:
     try:
-        return TypeAdapter(kind).validate_python(plain)
+        built = TypeAdapter(kind).validate_python(plain)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(step) for step in first["loc"]) or "the whole text"
@@ -153,6 +175,9 @@ def _build(plain: object, kind: type[T], *, what: str) -> T:
             f"this {what} is damaged at {escape(where)}: {escape(first['msg'])}. "
             "It was edited, or written by another version of pytest-memscan; scan again."
         ) from error
+    # A string such as "nan" is read as a number, too.
+    _refuse_non_finite(_in_order(built), what=f"this {what} cannot be used")
+    return built
 
 
 def _refuse_non_finite(plain: object, *, what: str) -> None:

@@ -8,9 +8,7 @@ nothing where no scan ended.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from pytest_memscan.reports.finetune_pictures import FinetunePicture, num_pictures
 from pytest_memscan.reports.finetune_text import candidates
 from pytest_memscan.reports.html import MAX_GROUPS, MAX_MEMBERS, MAX_PAIRS, Group, Pair
-from pytest_memscan.reports.json import dump, load
+from pytest_memscan.reports.kept import keep, kept
 from pytest_memscan.reports.prompt_pictures import (
     MAX_IMAGES,
     MAX_KEYS,
@@ -29,6 +27,7 @@ from pytest_memscan.reports.prompt_pictures import (
     RepeatPicture,
 )
 from pytest_memscan.reports.prompt_text import is_memorised
+from pytest_memscan.reports.side_pictures import MAX_GUIDED, GuidedPicture
 from pytest_memscan.reports.splitting_pictures import MAX_PICTURES, SteeredPicture
 from pytest_memscan.results import (
     Duplicates,
@@ -37,13 +36,11 @@ from pytest_memscan.results import (
     KeyFinding,
     PromptFinding,
     Repeats,
+    SideScan,
     SplittingScan,
 )
 
 Pixels = NDArray[np.uint8]
-P = TypeVar(
-    "P", Pair, Group, PromptPicture, KeyPicture, RepeatPicture, FinetunePicture, SteeredPicture
-)
 
 
 def save_pairs(
@@ -66,12 +63,12 @@ def save_pairs(
             Pair(finding=each, generated=generated(each.sample_id), train=train[each.train_id])
             for each in findings[:MAX_PAIRS]
         )
-        _save(folder, pictures)
+        keep(folder, pictures)
 
 
 def load_pairs(folder: Path) -> list[Pair]:
     """What `save_pairs` kept."""
-    return _load(folder, Pair)
+    return kept(folder, Pair)
 
 
 def save_groups(folder: Path, duplicates: Duplicates, train: Pixels | None) -> None:
@@ -87,12 +84,12 @@ def save_groups(folder: Path, duplicates: Duplicates, train: Pixels | None) -> N
             Group(train_ids=shown, images=train[np.array(shown)], size=size)
             for shown, size in _firsts(duplicates.largest[:MAX_GROUPS], MAX_MEMBERS)
         )
-        _save(folder, pictures)
+        keep(folder, pictures)
 
 
 def load_groups(folder: Path) -> list[Group]:
     """What `save_groups` kept."""
-    return _load(folder, Group)
+    return kept(folder, Group)
 
 
 def save_prompts(
@@ -118,12 +115,12 @@ def save_prompts(
         for each, pixels in shown
         if len(pixels)
     )
-    _save(folder, pictures)
+    keep(folder, pictures)
 
 
 def load_prompts(folder: Path) -> list[PromptPicture]:
     """What `save_prompts` kept."""
-    return _load(folder, PromptPicture)
+    return kept(folder, PromptPicture)
 
 
 def save_keys(
@@ -147,12 +144,12 @@ def save_keys(
         )
         for each in flagged[:MAX_KEYS]
     )
-    _save(folder, pictures)
+    keep(folder, pictures)
 
 
 def load_keys(folder: Path) -> list[KeyPicture]:
     """What `save_keys` kept."""
-    return _load(folder, KeyPicture)
+    return kept(folder, KeyPicture)
 
 
 def save_repeats(folder: Path, repeats: Repeats, generated: Callable[[int], Pixels]) -> None:
@@ -169,12 +166,12 @@ def save_repeats(folder: Path, repeats: Repeats, generated: Callable[[int], Pixe
         )
         for shown, size in _firsts(repeats.largest[:MAX_REPEATS], MAX_IMAGES)
     )
-    _save(folder, pictures)
+    keep(folder, pictures)
 
 
 def load_repeats(folder: Path) -> list[RepeatPicture]:
     """What `save_repeats` kept."""
-    return _load(folder, RepeatPicture)
+    return kept(folder, RepeatPicture)
 
 
 def save_finetunes(
@@ -192,7 +189,7 @@ def save_finetunes(
             the scan, from 0, and its sample id.
         train: Training images of a fine-tune, by the same place; each as for `save_prompts`.
     """
-    _save(folder, _finetune_pictures(scan, images_of, train))
+    keep(folder, _finetune_pictures(scan, images_of, train))
 
 
 def _finetune_pictures(
@@ -214,7 +211,7 @@ def _finetune_pictures(
 
 def load_finetunes(folder: Path) -> list[FinetunePicture]:
     """What `save_finetunes` kept."""
-    return _load(folder, FinetunePicture)
+    return kept(folder, FinetunePicture)
 
 
 def save_splitting(
@@ -241,12 +238,44 @@ def save_splitting(
             )
             for each in scan.copies[:MAX_PICTURES]
         )
-        _save(folder, pictures)
+        keep(folder, pictures)
 
 
 def load_splitting(folder: Path) -> list[SteeredPicture]:
     """What `save_splitting` kept."""
-    return _load(folder, SteeredPicture)
+    return kept(folder, SteeredPicture)
+
+
+def save_side(
+    folder: Path,
+    scan: SideScan,
+    pixels_of: Callable[[str, float, int], Pixels],
+    train: Pixels | None,
+) -> None:
+    """Keep the closest matches, each with its training image.
+
+    Args:
+        folder: Where.
+        scan: Names them.
+        pixels_of: Pixels of a generated image by its variant, lambda and sample id,
+            ``(height, width, channels)`` uint8.
+        train: As for `save_pairs`.
+    """
+    if train is not None:
+        pictures = (
+            GuidedPicture(
+                found=each,
+                generated=pixels_of(each.variant, each.scale, each.finding.sample_id),
+                train=train[each.finding.train_id],
+            )
+            for each in scan.findings[:MAX_GUIDED]
+        )
+        keep(folder, pictures)
+
+
+def load_side(folder: Path) -> list[GuidedPicture]:
+    """What `save_side` kept."""
+    return kept(folder, GuidedPicture)
 
 
 def _firsts(
@@ -258,38 +287,3 @@ def _firsts(
 
 def _train_image(train: Pixels | None, train_id: int | None) -> Pixels | None:
     return None if train is None or train_id is None else train[train_id]
-
-
-def _save(folder: Path, pictures: Iterable[P]) -> None:
-    """One file for each; a field that is None is left out, a finding becomes JSON."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for position, picture in enumerate(pictures):
-        values = ((field.name, getattr(picture, field.name)) for field in fields(picture))
-        arrays: dict[str, Any] = {
-            name: np.asarray(dump(value) if is_dataclass(value) else value)
-            for name, value in values
-            if value is not None
-        }
-        np.savez(folder / f"{position:04d}.npz", **arrays)
-
-
-def _load(folder: Path, kind: type[P]) -> list[P]:
-    """What `_save` kept; its fields are pictures, findings, whole numbers and tuples of them."""
-    hints, pictures = get_type_hints(kind), []
-    for file in sorted(folder.glob("*.npz")):
-        with np.load(file, allow_pickle=False) as kept:
-            arrays = {name: kept[name] for name in kept.files}
-        values: dict[str, Any] = {
-            name: _value(arrays[name], hint) if name in arrays else None
-            for name, hint in hints.items()
-        }
-        pictures.append(kind(**values))
-    return pictures
-
-
-def _value(array: NDArray[Any], hint: Any) -> Any:
-    if isinstance(hint, type) and is_dataclass(hint):
-        return load(str(array), hint)
-    if array.ndim == 0:
-        return int(array)
-    return tuple(array.tolist()) if array.ndim == 1 else array

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from markupsafe import Markup
-
 from pytest_memscan.reports.charts import (
     BOTTOM,
     LEFT,
@@ -15,8 +13,10 @@ from pytest_memscan.reports.charts import (
     Chart,
     Scale,
     Tick,
+    band,
     nice_step,
     place_marks,
+    polyline,
 )
 from pytest_memscan.reports.estimates import one_in, share_text
 from pytest_memscan.reports.splitting_text import expected_text
@@ -25,9 +25,6 @@ from pytest_memscan.results import CurvePoint, RateAt, SplittingScan
 
 MAX_DECADES = 12  # of an axis; what lies below is not drawn
 MAX_TICKS = 6
-
-Point = tuple[float, float]
-Interval = tuple[float, float, float]  # position, lower, upper
 
 
 def rate_chart(scan: SplittingScan) -> Chart | None:
@@ -54,10 +51,10 @@ def rate_chart(scan: SplittingScan) -> Chart | None:
         x_ticks=x_ticks,
         y_ticks=y_ticks,
         marks=marks,
-        bands=_band([(e.score, e.steered.lower, e.steered.upper) for e in seen], x, y),
-        compared_bands=_band([(e.score, e.plain.lower, e.plain.upper) for e in rates], x, y),
-        solid=_line(steered, x, y),
-        compared=_line(plain, x, y),
+        bands=band([(e.score, e.steered.lower, e.steered.upper) for e in seen], x, y),
+        compared_bands=band([(e.score, e.plain.lower, e.plain.upper) for e in rates], x, y),
+        solid=polyline(steered, x, y),
+        compared=polyline(plain, x, y),
     )
 
 
@@ -87,8 +84,8 @@ def growth_chart(scan: SplittingScan) -> Chart | None:
         x_ticks=x_ticks,
         y_ticks=y_ticks,
         marks=place_marks(reach if numbers[0] <= scan.reach <= numbers[-1] else [], x),
-        bands=_band(intervals, x, y),
-        solid=_line(list(zip(numbers, expected, strict=True)), x, y),
+        bands=band(intervals, x, y),
+        solid=polyline(list(zip(numbers, expected, strict=True)), x, y),
     )
 
 
@@ -178,20 +175,3 @@ def _growth_described(points: Sequence[CurvePoint]) -> str:
         f"Among {first.num_generated:,} ordinary images: {expected_text(first)}. "
         f"Among {last.num_generated:,}: {expected_text(last)}."
     )
-
-
-def _band(intervals: Sequence[Interval], x: Scale, y: Scale) -> tuple[Markup, ...]:
-    """One polygon between the bounds; none where there are fewer than two intervals."""
-    if len(intervals) < 2:
-        return ()
-    there = [(at, upper) for at, _, upper in intervals]
-    back = [(at, lower) for at, lower, _ in reversed(intervals)]
-    return (_points([*there, *back], x, y),)
-
-
-def _line(points: Sequence[Point], x: Scale, y: Scale) -> Markup | None:
-    return _points(points, x, y) if len(points) > 1 else None
-
-
-def _points(points: Iterable[Point], x: Scale, y: Scale) -> Markup:
-    return Markup(" ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points))  # noqa: S704 - digits only

@@ -19,6 +19,7 @@ from pytest_memscan.reports.estimates import (
 )
 from pytest_memscan.reports.finetune_lines import finetune_lines, other_estimates
 from pytest_memscan.reports.prompt_lines import prompt_lines
+from pytest_memscan.reports.side_lines import side_lines
 from pytest_memscan.reports.splitting_lines import splitting_lines
 from pytest_memscan.reports.splitting_text import sound_metrics
 from pytest_memscan.reports.text import (
@@ -82,6 +83,7 @@ def summary_lines(result: RunResult, *, verbosity: int, width: int) -> list[str]
         lines += _explanations(result, verbosity=verbosity, width=width)
         for scan in _scans(result):
             lines += _scan_lines(scan, verbosity=verbosity, width=width)
+        lines += side_lines(result, verbosity=verbosity, width=width)
         lines += splitting_lines(result, verbosity=verbosity, width=width)
         lines += prompt_lines(result, verbosity=verbosity, width=width)
         lines += finetune_lines(result, verbosity=verbosity, width=width)
@@ -143,7 +145,7 @@ def _other_estimates(result: RunResult, shown: set[str]) -> Iterator[tuple[str, 
         if check.splitting is not None:
             others = sound_metrics(check.splitting).items()
             yield from ((name, each) for name, each in others if name not in shown)
-        for measured in (check.prompt_scan, check.keys, check.repeats):
+        for measured in (check.side, check.prompt_scan, check.keys, check.repeats):
             metrics = {} if measured is None else measured.metrics
             yield from ((name, metrics[name]) for name in metrics if name not in shown)
         if check.finetunes is not None:

@@ -1,4 +1,4 @@
-"""What surrogate conditions brought out of a checkpoint, beside plain sampling of as many images."""
+"""What surrogate conditions brought out of a checkpoint, beside plain sampling."""
 
 from __future__ import annotations
 
@@ -54,10 +54,11 @@ class GuidedImages:
     scale: float  # lambda; 0 for plain sampling
     num_images: int  # valid ones
     levels: tuple[LevelScore, ...]  # low, mid, high
-    leak_rate: Estimate  # share that are confirmed copies
+    num_copies: int  # images that are confirmed copies
+    leak_rate: Estimate  # the same as a share
     num_copied: int  # distinct training images confirmed as copied
     num_new: int  # of them, those that plain sampling of the same seeds did not copy
-    top: dict[str, float]  # share of the images (as text) -> mean score of the closest such share
+    top: dict[str, float]  # share of the images (as text) -> score that the closest so many reach
     curve: tuple[CurvePoint, ...]  # expected distinct training images at mid level
 
 
@@ -107,7 +108,8 @@ class SideScan:
     left_out: dict[str, str] = field(default_factory=dict)  # variant -> why it was not run
     findings: tuple[GuidedFinding, ...]  # closest first; one for each distinct training image
     num_findings_total: int
-    num_samples_copied: int  # distinct training images copied by the unguided samples alone
+    num_samples: int  # valid unguided samples, which labels and classifiers were made from
+    num_samples_copied: int  # distinct training images that they copy
     calibration: Calibration
     controls: tuple[Control, ...]
     coverage: Coverage

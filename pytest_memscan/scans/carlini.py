@@ -69,7 +69,7 @@ def carlini(
     matches = match(sampler, reference, invalid)
     num_valid = len(matches.sample_ids)
     cut = calibrate_on_real_images(reference, holdout, num_generated=num_valid)
-    confirmed, again = _confirm(matches, sampler, reference, cut.dissimilarity)
+    confirmed, again = confirm(matches, sampler, reference, cut.dissimilarity)
     counts = Counter(matches.train_ids[confirmed].tolist())
     hits = [
         [train_id] if hit else []
@@ -136,7 +136,7 @@ def match(sampler: Sampler, reference: Reference, invalid: Counter[str]) -> Matc
     return joined(blocks)
 
 
-def _confirm(
+def confirm(
     matches: Matches, sampler: Sampler, reference: Reference, cut: float
 ) -> tuple[NDArray[np.bool_], dict[int, float]]:
     """Which generated images are confirmed copies, and the dissimilarities measured again.

@@ -35,6 +35,10 @@ MAX_FITTED_VALUES = 2**26  # and their pixels, 256 MiB
 BLOCK_VALUES = 2**24  # pixels that are projected at a time, 64 MiB
 
 
+class NoClustersError(MemscanError):
+    """The samples have no two clusters that are tight enough: no image comes again and again."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clusters:
     """A partition of unit vectors.
@@ -77,7 +81,7 @@ def cluster_labels(
 
     Raises:
         OptionError: Too few samples for two clusters, or an option out of range.
-        MemscanError: Fewer than two classes are left.
+        NoClustersError: Fewer than two classes are left.
         ValueError: Descriptors that are not unit vectors, or an assignment that is neither.
     """
     _check_options(num_clusters, least_cohesion, assignment)
@@ -93,7 +97,7 @@ def cluster_labels(
     kept = kept[np.argsort(-made.cohesion[kept], kind="stable")]
     classes, kept = _assign(descriptors, made, kept, assignment)
     if not len(kept) or len(np.unique(classes)) < 2:
-        raise MemscanError(_nothing_left(made, len(kept), least_cohesion))
+        raise NoClustersError(_nothing_left(made, len(kept), least_cohesion))
     return numbered(
         classes,
         maker="clusters",

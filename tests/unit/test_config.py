@@ -174,7 +174,7 @@ def test_a_limit_that_the_budget_cannot_show_is_refused_with_both_remedies(
         ({"device": "mps"}, "--memscan-device"),
         ({"dtype": "fp16"}, "--memscan-dtype: 'fp16' is not one of float32, bfloat16, float16"),
         ({"images": "all"}, "--memscan-images: 'all' is not one of none, blurred, clear"),
-        ({"scans": "carlini,side"}, "--memscan-scans: there is no scan 'side'; available: "),
+        ({"scans": "carlini,inside"}, "--memscan-scans: there is no scan 'inside'; available: "),
         ({"scans": ""}, "--memscan-scans: there is no scan ''"),
         ({"seed": "x"}, "--memscan-seed: expected a whole number, got 'x'"),
         ({"seed": str(2**32)}, "--memscan-seed"),

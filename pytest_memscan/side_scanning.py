@@ -1,0 +1,172 @@
+"""A scan by SIDE put together: the samples, the guided samplers, the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_memscan.errors import MemscanError, OptionError
+from pytest_memscan.generating import Recipe, Variant
+from pytest_memscan.generation import Pipeline, PlanRow, ProgressCallback
+from pytest_memscan.guidance.classifier import classifier_guided
+from pytest_memscan.inputs import Inputs
+from pytest_memscan.results import SideScan
+from pytest_memscan.sampler import Sampler
+from pytest_memscan.scans.side import PLAIN, Prepared, Side
+from pytest_memscan.settings import DEFAULT_IMAGES, Budget
+from pytest_memscan.side_variants import Attack, SideVariants
+from pytest_memscan.store import ImageStore
+
+LEAST_IMAGES = 32  # of plain sampling and of every lambda
+LEAST_SAMPLES = 0.9  # share of the samples that must be valid, or labels describe a broken model
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideScanner:
+    """Scans one checkpoint.
+
+    Attributes:
+        inputs: Checkpoint, training images and settings.
+        cache_dir: Where images and classifiers are kept.
+    """
+
+    inputs: Inputs = field(repr=False)
+    cache_dir: Path = field(repr=False)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Of plain sampling, whose images `carlini` shares."""
+        return Recipe(inputs=self.inputs, cache_dir=self.cache_dir)
+
+    def scan(self, pictures: Path, report: ProgressCallback) -> SideScan:
+        """Scan, and keep the pictures that a report shows.
+
+        Args:
+            pictures: Folder that they go to.
+            report: Told how far it is.
+
+        Raises:
+            MemscanError: It cannot be done.
+        """
+        from pytest_memscan.reports.pairs import save_side
+
+        inputs, config = self.inputs, self.inputs.config
+        with ExitStack() as opened:
+            store = self._opened(opened, self.recipe)
+            num_images = self._num_images(store)
+            plain = self.recipe.sampler(
+                store, num_images=num_images + config.side.num_samples, report=report
+            )
+            variants = SideVariants(
+                inputs=inputs,
+                folder=self.cache_dir / "classifiers",
+                samples=_valid(plain, range(num_images, plain.num_images)),
+                report=report,
+            )
+            prepared = [
+                self._prepared(opened, attack, num_images, report) for attack in variants.attacks()
+            ]
+            side = Side(
+                plain=plain,
+                num_images=num_images,
+                variants=prepared,
+                left_out=variants.left_out,
+                reference=inputs.reference,
+                holdout=None if inputs.holdout is None else inputs.holdout.pixels,
+            )
+            result = side.scan(coverage=inputs.coverage(), provenance=self._provenance())
+            inputs.require_unchanged()
+            made = {(PLAIN, 0.0): plain} | {
+                (each.name, scale): sampler for each in prepared for scale, sampler in each.samplers
+            }
+            save_side(
+                pictures,
+                result,
+                lambda name, scale, sample_id: made[name, scale].pixels_of(sample_id),
+                inputs.train_pixels,
+            )
+        return result
+
+    def _num_images(self, store: ImageStore) -> int:
+        """Of plain sampling and of every lambda: a budget of time is shared by all of them."""
+        config = self.inputs.config
+        budget = config.budget or Budget(num_images=DEFAULT_IMAGES)
+        num_images = self.recipe.images_of(budget, store)
+        if budget.num_images is None:
+            num_settings = 1 + len(config.side.scales) * len(config.side.variants or ("side_c",))
+            num_images = (num_images - config.side.num_samples) // num_settings
+        if num_images < LEAST_IMAGES:
+            raise OptionError(
+                f"--memscan-budget leaves {max(0, num_images)} images for each lambda of "
+                f"memscan::side beside {config.side.num_samples:,} samples, and {LEAST_IMAGES} are "
+                "the least; allow more, or ask for fewer with --memscan-side-samples or "
+                "--memscan-side-scales"
+            )
+        return num_images
+
+    def _prepared(
+        self, opened: ExitStack, attack: Attack, num_images: int, report: ProgressCallback
+    ) -> Prepared:
+        samplers = []
+        for scale in self.inputs.config.side.scales:
+            recipe = Recipe(
+                inputs=self.inputs, cache_dir=self.cache_dir, variant=self._guided(attack, scale)
+            )
+            store = self._opened(opened, recipe)
+            sampler = recipe.sampler(store, num_images=num_images, report=report)
+            samplers.append((scale, sampler))
+        return Prepared(
+            name=attack.name,
+            title=attack.title,
+            labels=attack.labels.record,
+            training=attack.trained.record,
+            samplers=tuple(samplers),
+            is_control=attack.is_control,
+        )
+
+    def _guided(self, attack: Attack, scale: float) -> Variant:
+        def guided(pipeline: Pipeline, rows: Sequence[PlanRow]) -> AbstractContextManager[None]:
+            classes = attack.classes_of([row.sample_id for row in rows])
+            return classifier_guided(pipeline, attack.trained.classifier, classes, scale)
+
+        record = {
+            "guidance": "classifier",
+            "classifier": attack.fingerprint,
+            "classes": attack.num_asked,
+            "lambda": scale,
+        }
+        return Variant(record=record, load=self.inputs.pipeline, guided=guided)
+
+    def _opened(self, opened: ExitStack, recipe: Recipe) -> ImageStore:
+        store = ImageStore(recipe.store_dir, spec=recipe.spec)
+        opened.callback(store.close)
+        return store
+
+    def _provenance(self) -> dict[str, str]:
+        side = self.inputs.config.side
+        return self.recipe.provenance() | {
+            "samples": str(side.num_samples),
+            "clusters": str(side.num_clusters),
+            "cohesion": "by variant" if side.least_cohesion is None else f"{side.least_cohesion:g}",
+            "classifier steps": str(side.training),
+        }
+
+
+def _valid(sampler: Sampler, rows: range) -> NDArray[np.uint8]:
+    """The samples that labels are made for, ``(num, height, width, channels)``."""
+    images = sampler.images(rows)
+    valid = [image.pixels for image in images if not image.invalid]
+    if len(valid) < LEAST_SAMPLES * len(rows):
+        reasons = sorted({image.invalid for image in images if image.invalid})
+        raise MemscanError(
+            f"{len(rows) - len(valid):,} of {len(rows):,} samples of the checkpoint are not valid "
+            f"({', '.join(reasons)}), so their labels would describe a broken model; check the "
+            "checkpoint, or try --memscan-dtype float32"
+        )
+    return np.stack(valid)

@@ -1,0 +1,101 @@
+"""What memscan::side is asked to do, and how that is written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pytest_memscan.data.sources import DataSource
+from pytest_memscan.errors import OptionError
+from pytest_memscan.settings import Given, as_list
+
+# Name of each variant -> what it is, in the order they run.
+VARIANTS = {
+    "side_c": "SIDE-C: clusters of its own images",
+    "side_c_rest": "SIDE-C+rest: what belongs to no cluster kept apart",
+    "side_o": "SIDE-O: a labeller trained on the training images",
+    "side_a": "SIDE-A: a labeller that never saw the training images",
+    "ol_ti": "OL-TI: the labeller itself, not told the timestep",
+    "random_labels": "Random labels: drawn by chance",
+}
+CONTROLS = ("ol_ti", "random_labels")  # not expected to bring out more than plain sampling
+DEFAULT_SCALES = (1.0, 2.0, 3.0, 5.0, 6.0, 7.0, 8.0, 9.0)
+DEFAULT_SAMPLES = 4096
+DEFAULT_CLUSTERS = 100
+DEFAULT_COHESION = {"side_c": 0.5, "side_c_rest": 0.7}  # the paper's; ours, see docs/side.md
+DEFAULT_TRAINING = 1500
+MAX_SCALE = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideSettings:
+    """Settings of memscan::side.
+
+    Attributes:
+        variants: Those asked for; empty for every one that the inputs allow, but for random labels.
+        scales: Lambdas, ascending.
+        num_samples: Images of the checkpoint that labels and classifiers are made from.
+        num_clusters: At most so many.
+        least_cohesion: Clusters below it are dropped; None for what suits the variant.
+        training: Steps that a classifier is trained for.
+        auxiliary: Labelled images that were not trained on.
+        labeller: An image classifier: a folder, or its name on the Hub.
+    """
+
+    variants: tuple[str, ...] = ()
+    scales: tuple[float, ...] = DEFAULT_SCALES
+    num_samples: int = DEFAULT_SAMPLES
+    num_clusters: int = DEFAULT_CLUSTERS
+    least_cohesion: float | None = None
+    training: int = DEFAULT_TRAINING
+    auxiliary: DataSource | None = None
+    labeller: str | None = None
+
+    def cohesion_of(self, variant: str) -> float:
+        """Mean cosine to their centroid that the members of a cluster need."""
+        return DEFAULT_COHESION[variant] if self.least_cohesion is None else self.least_cohesion
+
+
+def parse_variants(given: Given) -> tuple[str, ...]:
+    """Names of variants, in the order they run."""
+    names = {name.strip() for item in as_list(given) for name in item.split(",")}
+    for name in sorted(names) or [""]:
+        if name not in VARIANTS:
+            raise OptionError(
+                f"{given.where}: there is no variant {name!r}; available: {', '.join(VARIANTS)}"
+            )
+    return tuple(name for name in VARIANTS if name in names)
+
+
+def parse_scales(given: Given) -> tuple[float, ...]:
+    """Lambdas above 0, which is plain sampling and always there."""
+    items = [part.strip() for item in as_list(given) for part in item.split(",")]
+    scales = []
+    for item in items:
+        try:
+            scale = float(item)
+        except ValueError:
+            scale = math.nan
+        if not 0 < scale <= MAX_SCALE:
+            raise OptionError(
+                f"{given.where}: {item!r} is no lambda; write numbers above 0 and up to "
+                f"{MAX_SCALE:g}, as in 1,2,5 (0, plain sampling, is always there)"
+            )
+        scales.append(scale)
+    if len(set(scales)) < len(scales):
+        raise OptionError(f"{given.where}: the same lambda is there twice")
+    return tuple(sorted(scales))
+
+
+def parse_cohesion(given: Given) -> float:
+    """A cosine from 0 up to, not including, 1."""
+    try:
+        value = float(given.value)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 <= value < 1:
+        raise OptionError(
+            f"{given.where}: {given.value!r} is no cohesion; write a cosine of at least 0 and "
+            "below 1, such as 0.5"
+        )
+    return value

@@ -1,0 +1,300 @@
+"""Labels and classifiers of every variant of SIDE that the inputs allow."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pytest_memscan.errors import MemscanError, OptionError, TrainDataError
+from pytest_memscan.generation import Progress, ProgressCallback
+from pytest_memscan.inputs import Inputs
+from pytest_memscan.results import SurrogateTraining
+from pytest_memscan.side_settings import CONTROLS, VARIANTS, SideSettings
+from pytest_memscan.store import canonical_hash
+from pytest_memscan.surrogates.clusters import NoClustersError, cluster_labels
+from pytest_memscan.surrogates.labellers import (
+    AUXILIARY_LABELS,
+    TRAINING_LABELS,
+    labelled_by,
+)
+from pytest_memscan.surrogates.labels import Assignment, Labels, random_labels
+from pytest_memscan.surrogates.real_labels import RealLabels, real_labels, require_disjoint
+from pytest_memscan.surrogates.training import (
+    Trained,
+    Training,
+    learnt_something,
+    train_classifier,
+)
+
+AUXILIARY = "--memscan-auxiliary"
+NO_TRAIN_LABELS = (
+    "the training images have no class labels (docs/training-images.md says how they are given)"
+)
+NO_AUXILIARY = (
+    "it needs other labelled images (--memscan-auxiliary) or an image classifier "
+    "(--memscan-labeller)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """Labels, and a classifier that knows them.
+
+    Attributes:
+        name: ``side_c``.
+        labels: Of the samples.
+        trained: The classifier that guides.
+        num_asked: Classes that images are asked for, the first so many of the classifier.
+    """
+
+    name: str
+    labels: Labels
+    trained: Trained
+    num_asked: int
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return VARIANTS[self.name]
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is expected to bring out no more than plain sampling."""
+        return self.name in CONTROLS
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the classifier's weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.trained.classifier.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def classes_of(self, sample_ids: list[int]) -> torch.Tensor:
+        """Class that each row of the plan is asked for: all of them in turn."""
+        return torch.tensor(sample_ids) % self.num_asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideVariants:
+    """Makes the variants of one scan.
+
+    Attributes:
+        inputs: Checkpoint, training images and settings.
+        folder: Where classifiers are kept.
+        samples: ``(num_samples, height, width, channels)`` uint8, the checkpoint's own images.
+        report: Told how training goes on.
+    """
+
+    inputs: Inputs = field(repr=False)
+    folder: Path = field(repr=False)
+    samples: NDArray[np.uint8] = field(repr=False)
+    report: ProgressCallback = field(repr=False)
+
+    @cached_property
+    def left_out(self) -> dict[str, str]:
+        """Variants that the inputs do not allow, and why.
+
+        Raises:
+            OptionError: One of them was asked for by name.
+        """
+        asked = {name: self._why_not(name) for name in self._asked}
+        reasons = {name: reason for name, reason in asked.items() if reason}
+        for name in self._settings.variants:
+            if name in reasons:
+                raise OptionError(f"--memscan-side-variants: {name} cannot run: {reasons[name]}")
+        return reasons
+
+    def attacks(self) -> Iterator[Attack]:
+        """Every variant, trained one after the other.
+
+        Raises:
+            MemscanError: Labels cannot be made, or a classifier learnt nothing.
+        """
+        for name in self._asked:
+            if name not in self.left_out:
+                yield self._attack(name)
+
+    @property
+    def _settings(self) -> SideSettings:
+        return self.inputs.config.side
+
+    @property
+    def _asked(self) -> tuple[str, ...]:
+        return self._settings.variants or tuple(n for n in VARIANTS if n != "random_labels")
+
+    def _why_not(self, name: str) -> str:
+        if name in ("side_o", "ol_ti"):
+            return NO_TRAIN_LABELS if self._train is None else ""
+        if name == "side_a" and not (self._settings.auxiliary or self._settings.labeller):
+            return NO_AUXILIARY
+        if name in ("side_c", "side_c_rest"):
+            try:
+                self._clusters(name)
+            except NoClustersError as error:
+                return str(error)
+        return ""
+
+    def _attack(self, name: str) -> Attack:
+        if name == "ol_ti":
+            labels, labeller = self._of_training_images
+            num_asked = len(self._train.names) if self._train else 0
+            return Attack(name=name, labels=labels, trained=labeller, num_asked=num_asked)
+        labels = self._labels(name)
+        trained = self._trained(
+            self.samples, labels.classes, num_classes=labels.num_outputs, name=name, is_timed=True
+        )
+        if name not in CONTROLS and not learnt_something(trained.record):
+            raise MemscanError(_learnt_nothing(name, trained.record))
+        return Attack(name=name, labels=labels, trained=trained, num_asked=labels.num_classes)
+
+    def _labels(self, name: str) -> Labels:
+        if name == "side_o":
+            return self._of_training_images[0]
+        if name == "side_a":
+            return self._of_others
+        if name == "random_labels":
+            num_classes = min(self._settings.num_clusters, len(self.samples) // 10)
+            return random_labels(len(self.samples), num_classes, seed=self._seed)
+        return self._clusters(name)
+
+    def _clusters(self, name: str) -> Labels:
+        assignment: Assignment = "rest" if name == "side_c_rest" else "nearest"
+        return cluster_labels(
+            self._descriptors,
+            num_clusters=self._settings.num_clusters,
+            least_cohesion=self._settings.cohesion_of(name),
+            assignment=assignment,
+            seed=self._seed,
+        )
+
+    @cached_property
+    def _descriptors(self) -> NDArray[np.float32]:
+        return self.inputs.descriptor.describe(self.samples)
+
+    @cached_property
+    def _train(self) -> RealLabels | None:
+        """None where the training images have no labels at all."""
+        inputs = self.inputs
+        if inputs.train_is_index or not any(each is not None for each in inputs.train_data.labels):
+            return None
+        return real_labels(inputs.train_data, option="--memscan-train-data")
+
+    @cached_property
+    def _of_training_images(self) -> tuple[Labels, Trained]:
+        if self._train is None:
+            raise TrainDataError(NO_TRAIN_LABELS)
+        return self._labelled(self._train, maker=TRAINING_LABELS)
+
+    @cached_property
+    def _of_others(self) -> Labels:
+        settings, inputs = self._settings, self.inputs
+        if settings.labeller is not None:
+            from pytest_memscan.surrogates.image_classifier import classified_by
+
+            return classified_by(
+                settings.labeller,
+                self.samples,
+                device=inputs.device,
+                offline=inputs.config.offline,
+            )
+        if inputs.auxiliary is None:
+            raise OptionError(NO_AUXILIARY)
+        known = real_labels(inputs.auxiliary, option=AUXILIARY)
+        if inputs.train_pixels is not None:
+            require_disjoint(known.images, inputs.train_pixels, device=inputs.device)
+        return self._labelled(known, maker=AUXILIARY_LABELS)[0]
+
+    def _labelled(self, known: RealLabels, *, maker: str) -> tuple[Labels, Trained]:
+        training = self._training(is_timed=False)
+        folder = self._folder(known.images, known.labels, training)
+        labels, _ = labelled_by(
+            known.images,
+            known.labels,
+            known.names,
+            self.samples,
+            maker=maker,
+            training=training,
+            scheduler=self._scheduler,
+            folder=folder,
+            device=self.inputs.device,
+            progress=self._told("labeller"),
+        )
+        trained = self._trained(
+            known.images,
+            known.labels,
+            num_classes=len(known.names),
+            name="labeller",
+            is_timed=False,
+        )
+        return labels, trained
+
+    def _trained(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        *,
+        num_classes: int,
+        name: str,
+        is_timed: bool,
+    ) -> Trained:
+        training = self._training(is_timed=is_timed)
+        return train_classifier(
+            images,
+            labels,
+            num_classes=num_classes,
+            scheduler=self._scheduler,
+            training=training,
+            folder=self._folder(images, labels, training),
+            device=self.inputs.device,
+            progress=self._told(name),
+        )
+
+    def _training(self, *, is_timed: bool) -> Training:
+        return Training(num_steps=self._settings.training, seed=self._seed, is_timed=is_timed)
+
+    @property
+    def _seed(self) -> int:
+        return self.inputs.config.seed
+
+    @property
+    def _scheduler(self) -> Any:
+        return self.inputs.pipeline(self.inputs.config.dtype).scheduler
+
+    def _folder(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64], training: Training
+    ) -> Path:
+        known = {
+            "images": hashlib.sha256(np.ascontiguousarray(images).data).hexdigest(),
+            "labels": hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest(),
+            "files": self.inputs.integrity.files,
+            "training": repr(training),
+        }
+        return self.folder / canonical_hash(known)
+
+    def _told(self, name: str) -> Callable[[int, int], None]:
+        unit = f"steps of training {name}"
+
+        def tell(done: int, total: int) -> None:
+            self.report(Progress(done=done, total=total, resumed=0, unit=unit))
+
+        return tell
+
+
+def _learnt_nothing(name: str, record: SurrogateTraining) -> str:
+    clean = record.accuracies[0].accuracy
+    return (
+        f"the classifier of {name} learnt nothing: it names {100 * clean.value:.1f} % of "
+        f"{record.num_held_out} held-out samples rightly, and always naming the commonest class "
+        f"{100 * record.chance:.1f} %, so it cannot guide; raise --memscan-side-training or "
+        "--memscan-side-samples, or leave the variant out with --memscan-side-variants"
+    )

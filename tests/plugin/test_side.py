@@ -1,0 +1,201 @@
+"""``memscan::side`` as users meet it: verdicts, reports, fixtures, what is kept, bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from .conftest import read_report
+from .t2i import FIXTURES
+
+# Of few steps and samples, so that a model of 16 x 16 pixels is done in some seconds: enough to
+# see that everything is there, not to see a gain.
+SIDE = (
+    "--memscan-scans=side",
+    "--memscan-budget=32img",
+    "--memscan-steps=3",
+    "--memscan-side-samples=80",
+    "--memscan-side-clusters=4",
+    "--memscan-side-cohesion=0",
+    "--memscan-side-training=60",
+    "--memscan-side-scales=1,6",
+    "--memscan-fail=side_extracted <= 0",
+)
+SIDE_C = (*SIDE, "--memscan-side-variants=side_c")
+OWN_TEST = """
+def test_conditions_bring_out_copies(memscan):
+    result = memscan.side()
+    assert result.variant("side_c").settings[0].scale == 1
+    assert result.ams("low").value >= result.ams("high").value
+    assert result.ums("mid").lower <= result.ums("mid").value
+    assert result.extracted.upper <= 0
+"""
+
+
+def side_of(folder: Path) -> dict[str, Any]:
+    checks = read_report(folder)["checks"]
+    found: dict[str, Any] = next(each for each in checks if each["name"] == "side")
+    return found
+
+
+@pytest.fixture(scope="module")
+def leaky_images() -> np.ndarray:
+    return np.asarray(load_file(FIXTURES / "leaky" / "train_images.safetensors")["images"])
+
+
+@pytest.fixture
+def labelled(tmp_path: Path, leaky_images: np.ndarray) -> Path:
+    """The training images of the leaky checkpoint in folders, by which colour is strongest."""
+    folder = tmp_path / "labelled"
+    for number, image in enumerate(leaky_images):
+        strongest = folder / "rgb"[int(image.mean(axis=(0, 1)).argmax())]
+        strongest.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(strongest / f"{number:03d}.png")
+    return folder
+
+
+def test_leaky_fails_with_every_variant_in_every_report(
+    pytester: pytest.Pytester, labelled: Path
+) -> None:
+    pytester.makepyfile(OWN_TEST)
+    result = pytester.runpytest_inprocess(
+        "--memscan=builtin:leaky",
+        f"--memscan-train-data={labelled}",
+        *SIDE,
+        "--memscan-steps=8",
+        "--memscan-side-samples=200",
+        "--memscan-report=json",
+        "--memscan-report=html",
+    )
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        ["*assert * <= 0", "memscan: fail: side_extracted is *", "memscan: FAIL builtin:leaky*"]
+    )
+    scan = side_of(pytester.path)["side"]
+    names = [each["name"] for each in scan["variants"]]
+    assert names == ["side_c", "side_c_rest", "side_o", "ol_ti"]
+    assert list(scan["left_out"]) == ["side_a"]
+    for variant in scan["variants"]:
+        assert [each["scale"] for each in variant["settings"]] == [1.0, 6.0]
+        assert all(each["num_images"] == 32 for each in variant["settings"])
+    assert scan["plain"]["scale"] == 0
+    assert scan["denoiser_calls"] == 8 * (32 + 200 + 4 * 2 * 32)
+    assert scan["classifier_calls"] == 8 * 4 * 2 * 32
+    assert scan["metrics"]["side_extracted"]["value"] >= 20
+    html = (pytester.path / ".memscan" / "report.html").read_text(encoding="utf-8")
+    assert "SIDE" in html
+    assert "data:image/png" in html
+
+
+def test_a_second_run_makes_and_trains_nothing(pytester: pytest.Pytester) -> None:
+    first = pytester.runpytest_inprocess("--memscan=builtin:leaky", *SIDE_C, "-v")
+    assert first.ret == 1
+    kept = {path: path.stat().st_mtime_ns for path in _kept(pytester)}
+    scan = side_of(pytester.path)["side"]
+    second = pytester.runpytest_inprocess("--memscan=builtin:leaky", *SIDE_C, "-v")
+    assert second.ret == 1
+    assert side_of(pytester.path)["side"] == scan
+    assert {path: path.stat().st_mtime_ns for path in _kept(pytester)} == kept
+
+
+def _kept(pytester: pytest.Pytester) -> list[Path]:
+    import os
+
+    cache = Path(os.environ["MEMSCAN_CACHE_DIR"])
+    return [*cache.rglob("*.png"), *cache.rglob("classifier*")]
+
+
+def test_side_is_for_who_asks(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess("--memscan=builtin:leaky", "--collect-only", "-q")
+    result.stdout.no_fnmatch_line("*memscan::side*")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--memscan-side-variants=side_x"], "there is no variant 'side_x'"),
+        (["--memscan-side-scales=0,1"], "'0' is no lambda"),
+        (["--memscan-side-scales=2,2"], "the same lambda is there twice"),
+        (["--memscan-side-cohesion=1"], "'1' is no cohesion"),
+        (["--memscan-fail", "side_ums_mid <= 2"], "a rate needs a limit between 0 and 1"),
+        (["--memscan-fail", "leak_rate <= 0.1"], "measures leak_rate"),
+    ],
+)
+def test_options_that_cannot_be_used_end_the_run_before_it(
+    pytester: pytest.Pytester, options: list[str], said: str
+) -> None:
+    result = pytester.runpytest_inprocess("--memscan=builtin:leaky", *SIDE, *options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*{said}*"])
+
+
+def test_options_of_side_need_side(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess("--memscan=builtin:leaky", "--memscan-side-scales=1")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--memscan-side-scales has no effect: it is for side*"])
+
+
+def test_a_text_to_image_checkpoint_is_told_what_is_for_it(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess("--memscan=builtin:leaky-t2i", "--memscan-scans=side")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*side cannot scan *: it gives an unconditional checkpoint*"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--memscan-side-variants=side_o"], "*side_o cannot run: the training images have no*"),
+        (["--memscan-side-variants=side_a"], "*side_a cannot run: it needs other labelled images*"),
+        (["--memscan-side-samples=32", "--memscan-side-clusters=90"], "*samples*"),
+        (["--memscan-side-cohesion=0.999"], "*lower --memscan-side-cohesion*"),
+    ],
+)
+def test_what_cannot_be_labelled_is_an_error(
+    pytester: pytest.Pytester, options: list[str], said: str
+) -> None:
+    result = pytester.runpytest_inprocess("--memscan=builtin:leaky", *SIDE, *options)
+    assert result.ret == 1
+    check = side_of(pytester.path)
+    assert check["verdict"] == "error" or options[0] == "--memscan-side-samples=32"
+    if check["verdict"] == "error":
+        result.stdout.fnmatch_lines([said])
+
+
+def test_a_classifier_that_learnt_nothing_is_an_error(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess(
+        "--memscan=builtin:leaky", *SIDE, "--memscan-side-training=10", "--memscan-side-clusters=8"
+    )
+    assert result.ret == 1
+    check = side_of(pytester.path)
+    if check["verdict"] == "error":
+        assert "learnt nothing" in check["sentence"]
+
+
+def test_auxiliary_images_must_not_be_training_images(
+    pytester: pytest.Pytester, labelled: Path
+) -> None:
+    result = pytester.runpytest_inprocess(
+        "--memscan=builtin:leaky",
+        *SIDE,
+        "--memscan-side-variants=side_a",
+        f"--memscan-auxiliary={labelled}",
+    )
+    assert result.ret == 1
+    assert side_of(pytester.path)["verdict"] == "error"
+    result.stdout.fnmatch_lines(["*auxiliary#* = train#*"])
+
+
+def test_nothing_private_is_in_the_reports(pytester: pytest.Pytester, labelled: Path) -> None:
+    secret = labelled.rename(labelled.parent / "patients-of-dr-miller")
+    pytester.runpytest_inprocess(
+        "--memscan=builtin:leaky", f"--memscan-train-data={secret}", *SIDE_C, "-vv", "-l"
+    )
+    for report in (pytester.path / ".memscan").iterdir():
+        assert str(secret.parent) not in report.read_text(encoding="utf-8", errors="replace")
+    assert json.loads((pytester.path / ".memscan" / "report.json").read_text())["checks"]
