@@ -1,6 +1,6 @@
 """Compare splitting with plain sampling of the same stochastic sampler.
 
-    python docs/splitting_checkpoints.py digits OUT/digits
+    python docs/small_checkpoints.py digits OUT/digits
     python docs/splitting.py plain OUT/digits/model OUT/digits/images OUT/digits.plain.npz
     python docs/splitting.py scans OUT/digits/model OUT/digits/images OUT/digits.scans.npz
     python docs/splitting.py table OUT/digits OUT/photos OUT/partial --plot docs/results

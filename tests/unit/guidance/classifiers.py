@@ -34,7 +34,9 @@ def latent_pipeline(family: str) -> Any:
     return tiny_pipeline(family)
 
 
-def unconditional(kind: str = "epsilon", *, ddpm: bool = False, learned: bool = False) -> Any:
+def unconditional(
+    kind: str = "epsilon", *, ddpm: bool = False, learned: bool = False, clips: bool = True
+) -> Any:
     """A stock unconditional pipeline of 3 x 8 x 8 images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -51,7 +53,7 @@ def unconditional(kind: str = "epsilon", *, ddpm: bool = False, learned: bool = 
     scheduler: Any = diffusers.DDPMScheduler if ddpm else diffusers.DDIMScheduler
     settings = {"variance_type": "learned_range"} if learned else {}
     kind_of: Any = diffusers.DDPMPipeline if ddpm else diffusers.DDIMPipeline
-    pipeline = kind_of(unet, scheduler(prediction_type=kind, **settings))
+    pipeline = kind_of(unet, scheduler(prediction_type=kind, clip_sample=clips, **settings))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
