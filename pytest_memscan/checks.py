@@ -30,7 +30,7 @@ _ALWAYS = ("integrity", "status")
 _SUBJECT_OF_SCAN: dict[str, dict[Kind, Subject]] = {
     "carlini": {"unconditional": "images", "text-to-image": "prompts"},
     "splitting": {"unconditional": "rare", "text-to-image": "rare"},
-    "side": {"unconditional": "guided"},
+    "side": {"unconditional": "guided", "text-to-image": "guided"},
     "extended_side": {"text-to-image": "keys"},
     "repeats": {"unconditional": "repeats"},
 }
@@ -115,16 +115,13 @@ def _why_not_splitting(kind: Kind, situation: Situation) -> str:
 
 
 def _why_not_side(kind: Kind, situation: Situation) -> str:
-    if kind == "text-to-image":
-        return (
-            "it gives an unconditional checkpoint conditions, and this one has prompts; "
-            "memscan::extended_side and memscan::splitting are for those"
-        )
     if "side" not in (situation.scans or ()):
-        return (
-            "it learns from thousands of the checkpoint's own images; --memscan-scans side asks "
-            "for it"
+        learnt = (
+            "it learns from thousands of the checkpoint's own images"
+            if kind == "unconditional"
+            else "of a text-to-image checkpoint it trains a LoRA on thousands of its own images"
         )
+        return f"{learnt}; --memscan-scans side asks for it"
     if not situation.has_train_data:
         return "no training images were given, and what it brings out is compared with them"
     return ""

@@ -66,6 +66,7 @@ from pytest_memscan.settings import (
 )
 from pytest_memscan.side_settings import (
     DEFAULT_CLUSTERS,
+    DEFAULT_RANK,
     DEFAULT_SAMPLES,
     DEFAULT_SCALES,
     DEFAULT_TRAINING,
@@ -270,6 +271,7 @@ def resolve_config(
             num_clusters=take("side_clusters", parse_integer(2, 10_000), DEFAULT_CLUSTERS),
             least_cohesion=take("side_cohesion", parse_cohesion, None),
             training=take("side_training", parse_integer(10, 10**7), DEFAULT_TRAINING),
+            rank=take("side_rank", parse_integer(1, 1024), DEFAULT_RANK),
             auxiliary=take("auxiliary", parse_train_source, None),
             labeller=take("labeller", parse_base, None),
         ),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_memscan.checkpoints.resolve import known_form
 from pytest_memscan.checks import why_not
 from pytest_memscan.errors import OptionError
+from pytest_memscan.side_settings import check_variants
 
 if TYPE_CHECKING:
     from pytest_memscan.config import Config
@@ -19,6 +20,7 @@ OF_SIDE = (
     "side_clusters",
     "side_cohesion",
     "side_training",
+    "side_rank",
     "auxiliary",
     "labeller",
 )
@@ -27,7 +29,7 @@ _USED_BY = {
     "reach": ("splitting",),
     **dict.fromkeys(OF_SIDE, ("side",)),
     "canaries": _OF_PROMPTS,
-    "guidance_scale": (*_OF_PROMPTS, "splitting"),
+    "guidance_scale": (*_OF_PROMPTS, "splitting", "side"),
     "base": ("finextract",),
     "model_guidance": ("finextract",),
     "clustering": ("finextract",),
@@ -102,6 +104,8 @@ def check_scans(config: Config) -> None:
             raise OptionError(
                 f"{config.sources['scans'][1]}: {name} cannot scan {config.label}: {reason}"
             )
+    if config.kind is not None and "side" in config.checks:
+        check_variants(config.side.variants, config.kind)
 
 
 def check_clustering(config: Config) -> None:

@@ -33,6 +33,7 @@ TOML_KEYS = [
     "side_clusters",
     "side_cohesion",
     "side_training",
+    "side_rank",
     "auxiliary",
     "labeller",
     "guidance_scale",

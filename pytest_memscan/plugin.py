@@ -105,12 +105,16 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
         {
             "metavar": "A,B",
             "help": "of memscan::side: side_c, side_c_rest, side_o, side_a, ol_ti, random_labels "
-            "(default: all that the inputs allow, but for the last)",
+            "(default: all that the inputs allow, but for the last); with prompts side_lora",
         },
     ),
     (
         "side-scales",
-        {"metavar": "X,Y", "help": "lambdas of memscan::side (default: 1,2,3,5,6,7,8,9)"},
+        {
+            "metavar": "X,Y",
+            "help": "lambdas of memscan::side (default: 1,2,3,5,6,7,8,9), or guidance scales of "
+            "side_lora (default: 3)",
+        },
     ),
     (
         "side-samples",
@@ -123,8 +127,9 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ),
     (
         "side-training",
-        {"metavar": "N", "help": "steps that a classifier is trained for (default: 1500)"},
+        {"metavar": "N", "help": "steps that a classifier or LoRA is trained for (default: 1500)"},
     ),
+    ("side-rank", {"metavar": "N", "help": "of the LoRA of side_lora (default: 8)"}),
     (
         "auxiliary",
         {"metavar": "PATH", "help": "labelled images that were not trained on, for SIDE-A"},

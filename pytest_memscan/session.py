@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from pytest_memscan.prompt_inputs import PromptInputs
     from pytest_memscan.prompt_scanning import PromptScanner
     from pytest_memscan.sampler import Sampler
+    from pytest_memscan.side_scanning import SideScanner
     from pytest_memscan.splitting_scanning import SplittingScanner
     from pytest_memscan.store import ImageStore
 
@@ -250,6 +251,8 @@ class Session:
             return self.work_dir / name  # nothing is generated for it
         if name == "splitting":
             return self._splitting_scanner.recipe.store_dir
+        if name == "side":
+            return self._side_scanner.recipe.store_dir
         return self._recipe.store_dir
 
     def close(self) -> None:
@@ -284,11 +287,8 @@ class Session:
             return self._splitting_scanner.scan(self.work_dir / "splitting", report)
 
     def _condition(self) -> SideScan:
-        from pytest_memscan.side_scanning import SideScanner
-
-        scanner = SideScanner(inputs=self.inputs, cache_dir=self.cache_dir)
         with self.progress("side") as report:
-            return scanner.scan(self.work_dir / "side", report)
+            return self._side_scanner.scan(self.work_dir / "side", report)
 
     def _find_repeats(self) -> Repeats:
         from pytest_memscan.reports.pairs import save_repeats
@@ -400,6 +400,12 @@ class Session:
         from pytest_memscan.splitting_scanning import SplittingScanner
 
         return SplittingScanner(inputs=self.inputs, cache_dir=self.cache_dir)
+
+    @cached_property
+    def _side_scanner(self) -> SideScanner:
+        from pytest_memscan.side_scanning import SideScanner
+
+        return SideScanner(inputs=self.inputs, cache_dir=self.cache_dir)
 
     @cached_property
     def _recipe(self) -> Recipe:

@@ -20,9 +20,12 @@ from pytest_memscan.results import SideScan
 from pytest_memscan.sampler import Sampler
 from pytest_memscan.scans.side import PLAIN, Prepared, Side
 from pytest_memscan.settings import DEFAULT_IMAGES, Budget
+from pytest_memscan.side_lora import LoraBranch
+from pytest_memscan.side_settings import VARIANTS, check_variants
 from pytest_memscan.side_variants import Attack, SideVariants
 from pytest_memscan.store import ImageStore
 
+GUIDANCE = "classifier; noise fits the clipped image"  # another text, other images
 LEAST_IMAGES = 32  # of plain sampling and of every lambda
 LEAST_SAMPLES = 0.9  # share of the samples that must be valid, or labels describe a broken model
 
@@ -41,8 +44,16 @@ class SideScanner:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """Of plain sampling, whose images `carlini` shares."""
-        return Recipe(inputs=self.inputs, cache_dir=self.cache_dir)
+        """Of plain sampling, whose images `carlini` shares where there are no prompts."""
+        prompting = None if self._lora is None else self._lora.plain
+        return Recipe(inputs=self.inputs, cache_dir=self.cache_dir, prompting=prompting)
+
+    @cached_property
+    def _lora(self) -> LoraBranch | None:
+        """None for an unconditional checkpoint."""
+        if self.inputs.kind == "unconditional":
+            return None
+        return LoraBranch(inputs=self.inputs, cache_dir=self.cache_dir)
 
     def scan(self, pictures: Path, report: ProgressCallback) -> SideScan:
         """Scan, and keep the pictures that a report shows.
@@ -57,28 +68,25 @@ class SideScanner:
         from pytest_memscan.reports.pairs import save_side
 
         inputs, config = self.inputs, self.inputs.config
+        check_variants(config.side.variants, inputs.kind)
         with ExitStack() as opened:
             store = self._opened(opened, self.recipe)
             num_images = self._num_images(store)
+            if self._lora is not None:
+                self._lora.announce(num_images, report)
             plain = self.recipe.sampler(
                 store, num_images=num_images + config.side.num_samples, report=report
             )
-            variants = SideVariants(
-                inputs=inputs,
-                folder=self.cache_dir / "classifiers",
-                samples=_valid(plain, range(num_images, plain.num_images)),
-                report=report,
-            )
-            prepared = [
-                self._prepared(opened, attack, num_images, report) for attack in variants.attacks()
-            ]
+            samples = _valid(plain, range(num_images, plain.num_images))
+            prepared, left_out = self._variants(opened, samples, num_images, report)
             side = Side(
                 plain=plain,
                 num_images=num_images,
                 variants=prepared,
-                left_out=variants.left_out,
+                left_out=left_out,
                 reference=inputs.reference,
                 holdout=None if inputs.holdout is None else inputs.holdout.pixels,
+                forwards={} if self._lora is None else self._lora.forwards,
             )
             result = side.scan(coverage=inputs.coverage(), provenance=self._provenance())
             inputs.require_unchanged()
@@ -99,16 +107,54 @@ class SideScanner:
         budget = config.budget or Budget(num_images=DEFAULT_IMAGES)
         num_images = self.recipe.images_of(budget, store)
         if budget.num_images is None:
-            num_settings = 1 + len(config.side.scales) * len(config.side.variants or ("side_c",))
-            num_images = (num_images - config.side.num_samples) // num_settings
+            num_images = int((num_images - config.side.num_samples) / self._relative_cost)
+        remedy = f"ask for {LEAST_IMAGES}img or more"
+        if budget.num_images is None:
+            remedy = "allow more, or ask for fewer --memscan-side-samples or --memscan-side-scales"
         if num_images < LEAST_IMAGES:
             raise OptionError(
                 f"--memscan-budget leaves {max(0, num_images)} images for each lambda of "
                 f"memscan::side beside {config.side.num_samples:,} samples, and {LEAST_IMAGES} are "
-                "the least; allow more, or ask for fewer with --memscan-side-samples or "
-                "--memscan-side-scales"
+                f"the least; {remedy}"
             )
         return num_images
+
+    @property
+    def _relative_cost(self) -> float:
+        """Of one image of every setting, in images of plain sampling."""
+        if self._lora is not None:
+            return self._lora.relative_cost
+        side = self.inputs.config.side
+        # Which variants the inputs allow is known only when there are samples; at most all.
+        num_variants = len(side.variants) or len(VARIANTS) - 1
+        return 1 + len(side.scales) * num_variants
+
+    def _variants(
+        self,
+        opened: ExitStack,
+        samples: NDArray[np.uint8],
+        num_images: int,
+        report: ProgressCallback,
+    ) -> tuple[list[Prepared], dict[str, str]]:
+        """Those that are ready to generate, and why the others are left out."""
+        if self._lora is not None:
+            prepared = self._lora.prepared(
+                samples,
+                num_images,
+                sampler_of=lambda recipe: recipe.sampler(
+                    self._opened(opened, recipe), num_images=num_images, report=report
+                ),
+                report=report,
+            )
+            return [prepared], {}
+        variants = SideVariants(
+            inputs=self.inputs,
+            folder=self.cache_dir / "classifiers",
+            samples=samples,
+            report=report,
+        )
+        made = [self._prepared(opened, attack, num_images, report) for attack in variants.attacks()]
+        return made, variants.left_out
 
     def _prepared(
         self, opened: ExitStack, attack: Attack, num_images: int, report: ProgressCallback
@@ -136,7 +182,7 @@ class SideScanner:
             return classifier_guided(pipeline, attack.trained.classifier, classes, scale)
 
         record = {
-            "guidance": "classifier",
+            "guidance": GUIDANCE,
             "classifier": attack.fingerprint,
             "classes": attack.num_asked,
             "lambda": scale,
@@ -149,6 +195,8 @@ class SideScanner:
         return store
 
     def _provenance(self) -> dict[str, str]:
+        if self._lora is not None:
+            return self.recipe.provenance() | self._lora.provenance()
         side = self.inputs.config.side
         return self.recipe.provenance() | {
             "samples": str(side.num_samples),

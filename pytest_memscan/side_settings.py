@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pytest_memscan.checkpoints.families import Kind
 from pytest_memscan.data.sources import DataSource
 from pytest_memscan.errors import OptionError
 from pytest_memscan.settings import Given, as_list
@@ -18,12 +19,17 @@ VARIANTS = {
     "ol_ti": "OL-TI: the labeller itself, not told the timestep",
     "random_labels": "Random labels: drawn by chance",
 }
+# Likewise, of text-to-image checkpoints: nothing guides there but a prompt.
+PROMPT_VARIANTS = {"side_lora": "SIDE-LoRA: a learned token for each cluster"}
 CONTROLS = ("ol_ti", "random_labels")  # not expected to bring out more than plain sampling
 DEFAULT_SCALES = (1.0, 2.0, 3.0, 5.0, 6.0, 7.0, 8.0, 9.0)
 DEFAULT_SAMPLES = 4096
 DEFAULT_CLUSTERS = 100
-DEFAULT_COHESION = {"side_c": 0.5, "side_c_rest": 0.7}  # the paper's; ours, see docs/side.md
+# The paper's for its own rule; ours, see docs/side.md, where the rest is kept apart.
+DEFAULT_COHESION = {"side_c": 0.5, "side_c_rest": 0.7, "side_lora": 0.7}
 DEFAULT_TRAINING = 1500
+DEFAULT_RANK = 8
+PROMPT_SCALES = (3.0,)  # of classifier-free guidance towards a learned token
 MAX_SCALE = 100.0
 
 
@@ -33,11 +39,12 @@ class SideSettings:
 
     Attributes:
         variants: Those asked for; empty for every one that the inputs allow, but for random labels.
-        scales: Lambdas, ascending.
+        scales: Lambdas, ascending; of side_lora scales of classifier-free guidance.
         num_samples: Images of the checkpoint that labels and classifiers are made from.
         num_clusters: At most so many.
         least_cohesion: Clusters below it are dropped; None for what suits the variant.
-        training: Steps that a classifier is trained for.
+        training: Steps that a classifier or LoRA is trained for.
+        rank: Of the LoRA.
         auxiliary: Labelled images that were not trained on.
         labeller: An image classifier: a folder, or its name on the Hub.
     """
@@ -48,6 +55,7 @@ class SideSettings:
     num_clusters: int = DEFAULT_CLUSTERS
     least_cohesion: float | None = None
     training: int = DEFAULT_TRAINING
+    rank: int = DEFAULT_RANK
     auxiliary: DataSource | None = None
     labeller: str | None = None
 
@@ -58,18 +66,38 @@ class SideSettings:
 
 def parse_variants(given: Given) -> tuple[str, ...]:
     """Names of variants, in the order they run."""
+    known = VARIANTS | PROMPT_VARIANTS
     names = {name.strip() for item in as_list(given) for name in item.split(",")}
     for name in sorted(names) or [""]:
-        if name not in VARIANTS:
+        if name not in known:
             raise OptionError(
-                f"{given.where}: there is no variant {name!r}; available: {', '.join(VARIANTS)}"
+                f"{given.where}: there is no variant {name!r}; available: {', '.join(known)}"
             )
-    return tuple(name for name in VARIANTS if name in names)
+    return tuple(name for name in known if name in names)
+
+
+def check_variants(variants: tuple[str, ...], kind: Kind) -> None:
+    """Refuse variants that are for the other kind of checkpoint.
+
+    Raises:
+        OptionError: Names those that are for this one.
+    """
+    right = VARIANTS if kind == "unconditional" else PROMPT_VARIANTS
+    for name in variants:
+        if name not in right:
+            article = "an" if kind == "unconditional" else "a"
+            raise OptionError(
+                f"--memscan-side-variants: {name} is not for {article} {kind} checkpoint, which "
+                f"has {', '.join(right)}; ask for {'some of those' if len(right) > 1 else 'that'}, "
+                "or leave the option out"
+            )
 
 
 def parse_scales(given: Given) -> tuple[float, ...]:
     """Lambdas above 0, which is plain sampling and always there."""
     items = [part.strip() for item in as_list(given) for part in item.split(",")]
+    if not items:
+        raise OptionError(f"{given.where}: at least one lambda is needed, such as 5")
     scales = []
     for item in items:
         try:

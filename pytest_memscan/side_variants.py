@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from pytest_memscan.surrogates.clusters import NoClustersError, cluster_labels
 from pytest_memscan.surrogates.labellers import (
     AUXILIARY_LABELS,
     TRAINING_LABELS,
+    check_labels,
     labelled_by,
 )
 from pytest_memscan.surrogates.labels import Assignment, Labels, random_labels
@@ -38,6 +39,7 @@ AUXILIARY = "--memscan-auxiliary"
 NO_TRAIN_LABELS = (
     "the training images have no class labels (docs/training-images.md says how they are given)"
 )
+OPTIONAL = ("side_c_rest",)  # where next to nothing is repeated, nearly all samples are rest
 NO_AUXILIARY = (
     "it needs other labelled images (--memscan-auxiliary) or an image classifier "
     "(--memscan-labeller)"
@@ -121,8 +123,15 @@ class SideVariants:
             MemscanError: Labels cannot be made, or a classifier learnt nothing.
         """
         for name in self._asked:
-            if name not in self.left_out:
-                yield self._attack(name)
+            if name in self.left_out:
+                continue
+            attack = self._attack(name)
+            if attack.is_control or learnt_something(attack.trained.record):
+                yield attack
+            elif name in OPTIONAL and name not in self._settings.variants:
+                self.left_out[name] = _learnt_nothing(name, attack.trained.record)
+            else:
+                raise MemscanError(_learnt_nothing(name, attack.trained.record))
 
     @property
     def _settings(self) -> SideSettings:
@@ -134,15 +143,42 @@ class SideVariants:
 
     def _why_not(self, name: str) -> str:
         if name in ("side_o", "ol_ti"):
-            return NO_TRAIN_LABELS if self._train is None else ""
-        if name == "side_a" and not (self._settings.auxiliary or self._settings.labeller):
-            return NO_AUXILIARY
+            return self._why_no_labeller
+        if name == "side_a":
+            return self._why_no_others
         if name in ("side_c", "side_c_rest"):
             try:
                 self._clusters(name)
             except NoClustersError as error:
                 return str(error)
         return ""
+
+    @cached_property
+    def _why_no_labeller(self) -> str:
+        """Why nothing can be learnt from the labels of the training images, or ""."""
+        try:
+            known = self._train
+            if known is not None:
+                check_labels(
+                    known.labels,
+                    _numbered(known.names),
+                    num_images=len(known.labels),
+                    what="the training images",
+                )
+        except TrainDataError as error:
+            return str(error)
+        return NO_TRAIN_LABELS if known is None else ""
+
+    @property
+    def _why_no_others(self) -> str:
+        """Why nobody labels the samples who never saw the training images, or ""."""
+        auxiliary, labeller = self._settings.auxiliary, self._settings.labeller
+        if auxiliary is not None and labeller is not None:
+            raise OptionError(
+                f"{AUXILIARY} and --memscan-labeller are two ways to the labels of side_a; leave "
+                "one of them out"
+            )
+        return NO_AUXILIARY if auxiliary is None and labeller is None else ""
 
     def _attack(self, name: str) -> Attack:
         if name == "ol_ti":
@@ -153,8 +189,6 @@ class SideVariants:
         trained = self._trained(
             self.samples, labels.classes, num_classes=labels.num_outputs, name=name, is_timed=True
         )
-        if name not in CONTROLS and not learnt_something(trained.record):
-            raise MemscanError(_learnt_nothing(name, trained.record))
         return Attack(name=name, labels=labels, trained=trained, num_asked=labels.num_classes)
 
     def _labels(self, name: str) -> Labels:
@@ -209,9 +243,13 @@ class SideVariants:
             )
         if inputs.auxiliary is None:
             raise OptionError(NO_AUXILIARY)
+        if inputs.train_pixels is None:
+            raise OptionError(
+                f"{AUXILIARY}: whether these are training images cannot be told from an index of "
+                "descriptors; pass the training images themselves with --memscan-train-data"
+            )
         known = real_labels(inputs.auxiliary, option=AUXILIARY)
-        if inputs.train_pixels is not None:
-            require_disjoint(known.images, inputs.train_pixels, device=inputs.device)
+        require_disjoint(known.images, inputs.train_pixels, device=inputs.device)
         return self._labelled(known, maker=AUXILIARY_LABELS)[0]
 
     def _labelled(self, known: RealLabels, *, maker: str) -> tuple[Labels, Trained]:
@@ -220,7 +258,7 @@ class SideVariants:
         labels, _ = labelled_by(
             known.images,
             known.labels,
-            known.names,
+            _numbered(known.names),
             self.samples,
             maker=maker,
             training=training,
@@ -282,12 +320,19 @@ class SideVariants:
         return self.folder / canonical_hash(known)
 
     def _told(self, name: str) -> Callable[[int, int], None]:
-        unit = f"steps of training {name}"
+        unit, first = f"steps of training {name}", 0
 
         def tell(done: int, total: int) -> None:
-            self.report(Progress(done=done, total=total, resumed=0, unit=unit))
+            nonlocal first
+            first = first or done  # the clock of the display starts when it is first told
+            self.report(Progress(done=done, total=total, resumed=first, unit=unit))
 
         return tell
+
+
+def _numbered(names: Sequence[str]) -> tuple[str, ...]:
+    """What messages call classes: their own names may be those of people."""
+    return tuple(f"class#{number:05d}" for number in range(len(names)))
 
 
 def _learnt_nothing(name: str, record: SurrogateTraining) -> str:

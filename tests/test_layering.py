@@ -21,6 +21,7 @@ ROOMS = (
     "session",
     "side_scanning",
     "side_variants",
+    "side_lora",
     "splitting_scanning",
     "splitting_prompts",
     "finetune_scanning",

@@ -44,10 +44,14 @@ def judge_side_coverage(scan: SideScan) -> Iterator[tuple[Verdict, str]]:
 def _gaps(scan: SideScan) -> Iterator[tuple[Verdict, str]]:
     """Why numbers within their limits show nothing."""
     if all(variant.is_control for variant in scan.variants):
+        reasons: dict[str, str] = {}
+        for name, reason in scan.left_out.items():  # one is often that of several variants
+            reasons.setdefault(reason, name)
+        why = "; ".join(f"{name}: {reason}" for reason, name in reasons.items())
         yield (
             Verdict.INCONCLUSIVE,
-            "no variant of SIDE was run that is expected to bring out more than plain sampling; "
-            "ask for one with --memscan-side-variants",
+            "no variant of SIDE was run that is expected to bring out more than plain sampling"
+            + (f" ({why})" if why else "; ask for one with --memscan-side-variants"),
         )
 
 

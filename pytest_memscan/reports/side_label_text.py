@@ -45,12 +45,18 @@ def _spread(ordered: Sequence[str]) -> str:
 
 def training_text(training: SurrogateTraining) -> str:
     """The network, its training, and what it learnt at the ends of the noise."""
+    is_classifier = bool(training.accuracies)
     told = (
-        f"{training.network}, {_timed(training)}; {training.num_steps:,} steps of "
-        f"{training.batch_size:,} among {training.num_samples:,} samples; accuracy on "
-        f"{training.num_held_out:,} others: {accuracies_text(training)}"
+        f"{training.network}{f', {_timed(training)}' if is_classifier else ''}; "
+        f"{training.num_steps:,} steps of {training.batch_size:,} among "
+        f"{training.num_samples:,} samples"
     )
-    return f"{told} (chance {percent(training.chance)})"
+    if not is_classifier:
+        return told
+    return (
+        f"{told}; accuracy on {training.num_held_out:,} others: "
+        f"{accuracies_text(training)} (chance {percent(training.chance)})"
+    )
 
 
 def _timed(training: SurrogateTraining) -> str:

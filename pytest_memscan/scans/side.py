@@ -76,6 +76,7 @@ class Prepared:
         training: Of the classifier.
         samplers: By lambda; each plans the rows of plain sampling, from row 0 on.
         is_control: Whether it is expected to bring out no more than plain sampling.
+        has_classifier: Whether one answers beside the denoiser, at every step.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Prepared:
     training: SurrogateTraining
     samplers: tuple[tuple[float, Sampler], ...] = field(repr=False)
     is_control: bool = False
+    has_classifier: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +124,8 @@ class Side:
         left_out: Variant -> why it was not run.
         reference: Training images, near-duplicates merged.
         holdout: ``(num_holdout, height, width, channels)`` uint8, real images not trained on.
+        forwards: Variant and lambda -> forwards of the denoiser for one image in one step, where
+            these are more than one.
     """
 
     plain: Sampler = field(repr=False)
@@ -130,6 +134,7 @@ class Side:
     left_out: dict[str, str] = field(default_factory=dict)
     reference: Reference = field(repr=False)
     holdout: NDArray[np.uint8] | None = field(repr=False, default=None)
+    forwards: Mapping[tuple[str, float], int] = field(default_factory=dict)
 
     def scan(self, *, coverage: Coverage, provenance: dict[str, str]) -> SideScan:
         """Generate, compare and count.
@@ -191,8 +196,16 @@ class Side:
                 damaged=sum(sampler.store.damaged for *_, sampler in samplers),
                 train_groups=len(self.reference.groups.representatives),
             ),
-            denoiser_calls=planned * self.plain.steps,
-            classifier_calls=(planned - self.plain.num_images) * self.plain.steps,
+            denoiser_calls=sum(
+                self.forwards.get((name, scale), 1) * sampler.num_images * sampler.steps
+                for name, scale, sampler in samplers
+            ),
+            classifier_calls=sum(
+                sampler.num_images * sampler.steps
+                for variant in self.variants
+                for _, sampler in variant.samplers
+                if variant.has_classifier
+            ),
             provenance=provenance | dict(self.reference.record),
         )
 
@@ -265,37 +278,17 @@ class Side:
         images: Mapping[tuple[str, float], GuidedImages],
     ) -> SideVariant:
         made = [images[each.variant, each.scale] for each in settings]
-        low, high = PAPER_SCALES
-        averaged = [each for each in made if low <= each.scale <= high] or made
         best = max(range(len(made)), key=lambda row: made[row].levels[MID].ams.value)
-        confidence = 1 - ERROR / len(made)
-        gain = Gain(
-            ams=ratio_of_proportions(
-                made[best].levels[MID].num_matched,
-                made[best].num_images,
-                sum(map(bool, plain.mid_hits)),
-                plain.num_images,
-                confidence=confidence,
-            ),
-            ums=ratio_of_distinct(settings[best].mid_hits, plain.mid_hits, confidence=confidence),
-        )
-        names = [level.name for level in made[0].levels]
         return SideVariant(
             name=prepared.name,
             title=prepared.title,
             labels=prepared.labels,
             training=prepared.training,
             settings=tuple(made),
-            mean_ams={
-                name: statistics.fmean(each.levels[row].ams.value for each in averaged)
-                for row, name in enumerate(names)
-            },
-            mean_ums={
-                name: statistics.fmean(each.levels[row].ums.value for each in averaged)
-                for row, name in enumerate(names)
-            },
+            mean_ams=_averaged(made, "ams"),
+            mean_ums=_averaged(made, "ums"),
             best_scale=made[best].scale,
-            gain=gain,
+            gain=_gain(settings[best], plain, confidence=1 - ERROR / len(made)),
             is_control=prepared.is_control,
         )
 
@@ -319,6 +312,26 @@ class Side:
             "side_extracted": extracted_images(num_copied, expected),
             "side_leak_rate": _worst(leaks),
         }
+
+
+def _averaged(made: Sequence[GuidedImages], kind: str) -> dict[str, float]:
+    """Mean of AMS or UMS at every level over the lambdas that the paper averages."""
+    low, high = PAPER_SCALES
+    averaged = [each for each in made if low <= each.scale <= high] or made
+    return {
+        level.name: statistics.fmean(getattr(each.levels[row], kind).value for each in averaged)
+        for row, level in enumerate(made[0].levels)
+    }
+
+
+def _gain(guided: Setting, plain: Setting, *, confidence: float) -> Gain:
+    matched, others = (sum(map(bool, each.mid_hits)) for each in (guided, plain))
+    return Gain(
+        ams=ratio_of_proportions(
+            matched, guided.num_images, others, plain.num_images, confidence=confidence
+        ),
+        ums=ratio_of_distinct(guided.mid_hits, plain.mid_hits, confidence=confidence),
+    )
 
 
 def _worst(estimates: Sequence[Estimate]) -> Estimate:

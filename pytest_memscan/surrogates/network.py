@@ -64,6 +64,8 @@ class SurrogateClassifier(nn.Module):
             num_features = 2 * _NUM_FREQUENCIES
             self.embedding = TimestepEmbedding(_NUM_FREQUENCIES, num_features, post_act_fn="silu")
             self._timed = [_add_time(block, num_features) for block in self.blocks]
+            if not self._timed:
+                raise RuntimeError("the ResNet has no block that could be told the timestep")
 
     @property
     def blocks(self) -> list[ResNetBasicLayer]:

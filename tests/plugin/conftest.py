@@ -18,9 +18,16 @@ import torch
 import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.models.resnet.modeling_resnet import ResNetBasicLayer
 
 PRELOADED = (diffusers, pydantic, scipy, torch, transformers)
-PRELOADED_PARTS = (AutoencoderKL, UNet2DConditionModel, CLIPTextModel, CLIPTokenizer)
+PRELOADED_PARTS = (
+    AutoencoderKL,
+    UNet2DConditionModel,
+    CLIPTextModel,
+    CLIPTokenizer,
+    ResNetBasicLayer,
+)
 
 # 8 images of 10 steps: enough for a model that copies nearly always, done in a second. They would
 # not do for memscan::splitting, which looks at every training image.
