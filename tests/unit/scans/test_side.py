@@ -21,7 +21,8 @@ from pytest_memscan.results import (
     SurrogateTraining,
 )
 from pytest_memscan.sampler import Sampler
-from pytest_memscan.scans.side import ERROR, Prepared, Side
+from pytest_memscan.scans.side import Prepared, Side
+from pytest_memscan.scans.side_measures import ERROR
 from pytest_memscan.similarity.reference import prepare
 from pytest_memscan.statistics import proportion
 from pytest_memscan.store import ImageStore, StoredImage
