@@ -32,7 +32,7 @@ def console_progress(config: pytest.Config, title: str) -> Iterator[ProgressCall
             print()  # pytest's own line of dots is not finished
             yield from _bar(title)
         else:
-            yield _Lines(title)
+            yield Lines(title)
 
 
 def _bar(title: str) -> Iterator[ProgressCallback]:
@@ -55,13 +55,14 @@ def _bar(title: str) -> Iterator[ProgressCallback]:
     )
     with Progress(*columns) as bar:
         task = bar.add_task(title, total=None, rate="")
-        started, unit = time.monotonic(), ""
+        started, unit, done = time.monotonic(), "", 0
 
         def show(progress: GenerationProgress) -> None:
-            nonlocal started, unit
-            if progress.unit != unit:  # other work, with a pace of its own
+            nonlocal started, unit, done
+            if progress.unit != unit or progress.done < done:  # other work, with a pace of its own
                 started, unit = time.monotonic(), progress.unit
                 bar.reset(task)
+            done = progress.done
             rate = _rate(progress, started)
             about = f"{title}, {progress.unit}" if progress.unit != "images" else title
             bar.update(
@@ -71,7 +72,7 @@ def _bar(title: str) -> Iterator[ProgressCallback]:
         yield show
 
 
-class _Lines:
+class Lines:
     """One line at the start, then at most one every few seconds, and one at the end."""
 
     def __init__(self, title: str) -> None:
@@ -79,11 +80,14 @@ class _Lines:
         self._started = time.monotonic()
         self._last = -SECONDS_BETWEEN_LINES
         self._unit = ""
+        self._done = 0
 
     def __call__(self, progress: GenerationProgress) -> None:
         now = time.monotonic()
-        if progress.unit != self._unit:  # other work, with a pace of its own
+        # Other work, with a pace of its own.
+        if progress.unit != self._unit or progress.done < self._done:
             self._unit, self._started, self._last = progress.unit, now, -SECONDS_BETWEEN_LINES
+        self._done = progress.done
         finished = progress.done == progress.total
         if not finished and now - self._last < SECONDS_BETWEEN_LINES:
             return

@@ -207,14 +207,12 @@ def _gain(guided: Setting, plain: Setting, *, confidence: float) -> Gain:
         [each.mid_hits[row] for row in np.flatnonzero(np.isin(each.matches.sample_ids, rows))]
         for each in (guided, plain)
     )
+    if not len(rows):
+        unknown = Estimate(value=1.0, lower=0.0, upper=math.inf, confidence=confidence)
+        return Gain(ams=unknown, ums=unknown)
+    num_hits, num_others = (sum(map(bool, each)) for each in (hits, others))
     return Gain(
-        ams=ratio_of_proportions(
-            sum(map(bool, hits)),
-            len(rows),
-            sum(map(bool, others)),
-            len(rows),
-            confidence=confidence,
-        ),
+        ams=ratio_of_proportions(num_hits, len(rows), num_others, len(rows), confidence=confidence),
         ums=ratio_of_distinct(hits, others, confidence=confidence),
     )
 

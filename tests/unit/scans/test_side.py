@@ -52,8 +52,11 @@ def unreachable(_: str) -> Any:
     raise AssertionError("every image is in the store already")
 
 
+INVALID = -1
+
+
 def sampler_of(folder: Path, copies: Sequence[int | None], *, strangers: int) -> Sampler:
-    """Row i is a copy of training image ``copies[i]``, or an image that is nobody's."""
+    """Row i is a copy of training image ``copies[i]``, an image that is nobody's, or no image."""
     store = ImageStore(folder, spec={})
     store.add(
         PLANNED,
@@ -61,7 +64,7 @@ def sampler_of(folder: Path, copies: Sequence[int | None], *, strangers: int) ->
             StoredImage(
                 sample_id=row,
                 seed=row,
-                invalid="",
+                invalid="constant" if copied == INVALID else "",
                 pixels=OTHERS[strangers + row] if copied is None else TRAIN[copied],
             )
             for row, copied in enumerate(copies)
@@ -219,6 +222,29 @@ def test_a_gain_over_nothing_is_infinite(tmp_path: Path) -> None:
         assert result.variants[0].gain.ams.value == math.inf
     assert result.variants[0].gain.ams.lower > 1
     assert result.variants[0].settings[0].num_new == 10
+
+
+def test_a_gain_is_over_rows_that_are_valid_in_both(tmp_path: Path) -> None:
+    result = scan(
+        tmp_path,
+        padded(INVALID, 3, 3, 4, 5, 6, 7),
+        [None] * NUM_SAMPLES,
+        {"side_c": {2.0: padded(9, INVALID, *range(10, 22))}},
+    )
+    gain = result.variants[0].gain
+    assert gain.ams.num_trials == gain.ums.num_trials == NUM_IMAGES - 2
+    assert gain.ums.value == pytest.approx(12 / 5, rel=0.3)  # strangers may match at mid level
+    assert result.coverage.invalid == {"constant": 2}
+
+
+def test_a_lambda_without_a_valid_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainDataError, match=r"side_c at lambda 9: .*leave this lambda out"):
+        scan(
+            tmp_path,
+            padded(),
+            [None] * NUM_SAMPLES,
+            {"side_c": {9.0: [INVALID] * NUM_IMAGES}},
+        )
 
 
 def test_plain_sampling_without_a_valid_image_is_an_error(tmp_path: Path) -> None:
