@@ -83,6 +83,7 @@ class Lines:
         self._done = 0
 
     def __call__(self, progress: GenerationProgress) -> None:
+        """Tell, if it is time to."""
         now = time.monotonic()
         # Other work, with a pace of its own.
         if progress.unit != self._unit or progress.done < self._done:
