@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
-from sklearn.decomposition import PCA
 
 from pytest_memscan.errors import MemscanError, OptionError
 from pytest_memscan.surrogates.labels import (
@@ -29,10 +28,6 @@ LEAST_COHESION = 0.5
 SAMPLES_PER_CLUSTER = 10  # on average, at least: fewer clusters are made where samples are few
 BATCH_SIZE = 2048
 NUM_STARTS = 3  # of k-means; the tightest is kept
-NUM_COMPONENTS = 64
-MAX_FITTED = 20_000  # samples that principal components are found from
-MAX_FITTED_VALUES = 2**26  # and their pixels, 256 MiB
-BLOCK_VALUES = 2**24  # pixels that are projected at a time, 64 MiB
 
 
 class NoClustersError(MemscanError):
@@ -137,51 +132,6 @@ def describe_clusters(
         cohesion=np.minimum(lengths, 1.0),
         sizes=sizes.astype(np.int64),
     )
-
-
-def pixel_descriptors(
-    samples: NDArray[np.uint8], *, num_components: int = NUM_COMPONENTS, seed: int
-) -> NDArray[np.float32]:
-    """Principal components of the pixels, scaled to unit length.
-
-    What stands in for a copy descriptor where images are tiny and pixels are compared. The
-    components are those of at most `MAX_FITTED` samples, fewer of larger images.
-
-    Args:
-        samples: ``(num_samples, height, width, channels)``.
-        num_components: At most; no more than there are samples or pixels.
-        seed: Of the samples that are drawn, and of the randomised decomposition.
-
-    Returns:
-        ``(num_samples, num_components)``, unit length. A sample that is exactly the mean has no
-        direction, and takes that of the first component.
-
-    Raises:
-        MemscanError: All samples are the same image, or there is only one.
-    """
-    flat = samples.reshape(len(samples), -1)
-    if not len(flat) or not (flat != flat[:1]).any():
-        raise MemscanError(
-            f"all {len(flat)} samples of the checkpoint are the same image, so there is nothing to "
-            "cluster; look at its images and at the sampling options"
-        )
-    num_fitted = min(len(flat), MAX_FITTED, max(1000, MAX_FITTED_VALUES // flat.shape[1]))
-    drawn = np.random.default_rng(seed).choice(len(flat), size=num_fitted, replace=False)
-    fitted = flat[np.sort(drawn)].astype(np.float32) / 255
-    components = PCA(min(num_components, *fitted.shape), random_state=seed)
-    # Copies of one image may be all that was drawn; what varies elsewhere is then not described.
-    with np.errstate(invalid="ignore", divide="ignore"):
-        components.fit(fitted)
-    described = np.empty((len(flat), components.n_components_), dtype=np.float32)
-    block = max(1, BLOCK_VALUES // flat.shape[1])
-    for start in range(0, len(flat), block):
-        pixels = flat[start : start + block].astype(np.float32) / 255
-        described[start : start + block] = components.transform(pixels)
-    lengths = np.linalg.norm(described, axis=1, keepdims=True)
-    has_none = lengths[:, 0] < 1e-6
-    described /= np.where(lengths < 1e-6, 1, lengths)
-    described[has_none] = np.eye(1, described.shape[1], dtype=np.float32)
-    return described
 
 
 def _check_options(num_clusters: int, least_cohesion: float, assignment: str) -> None:

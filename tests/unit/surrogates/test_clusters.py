@@ -13,7 +13,6 @@ from pytest_memscan.surrogates.clusters import (
     Clusters,
     cluster_labels,
     describe_clusters,
-    pixel_descriptors,
 )
 from pytest_memscan.surrogates.labels import MIN_SAMPLES
 
@@ -234,60 +233,3 @@ def test_descriptors_of_another_length_are_refused() -> None:
         cluster_labels(np.ones((50, 4), dtype=np.float32), seed=0)
     with pytest.raises(ValueError, match="nearest, rest, not drop"):
         cluster_labels(groups((50,), (0.1,))[0], assignment="drop", seed=0)
-
-
-def pictures(num: int, *, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (num, 4, 4, 3), dtype=np.uint8)
-
-
-def test_pixel_descriptors_are_the_leading_eigenvectors_of_the_covariance() -> None:
-    samples = pictures(200)
-    flat = samples.reshape(200, -1) / 255.0
-    centred = flat - flat.mean(axis=0)
-    _, vectors = np.linalg.eigh(centred.T @ centred)
-    expected = unit(centred @ vectors[:, ::-1][:, :5])
-    described = pixel_descriptors(samples, num_components=5, seed=0)
-    assert described.dtype == np.float32
-    # A component's sign is arbitrary; cosines of pairs do not depend on it.
-    np.testing.assert_allclose(described @ described.T, expected @ expected.T, atol=1e-4)
-
-
-def test_all_components_keep_the_cosines_of_centred_pixels() -> None:
-    samples = pictures(60)
-    flat = samples.reshape(60, -1) / 255.0
-    expected = unit(flat - flat.mean(axis=0))
-    described = pixel_descriptors(samples, num_components=1000, seed=0)
-    assert described.shape == (60, 48)
-    np.testing.assert_allclose(described @ described.T, expected @ expected.T, atol=1e-4)
-
-
-@pytest.mark.parametrize("block", [48, 48 * 7, 10**9])
-def test_blocks_change_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = pixel_descriptors(pictures(50), num_components=6, seed=0)
-    monkeypatch.setattr(clusters, "BLOCK_VALUES", block)
-    np.testing.assert_allclose(
-        pixel_descriptors(pictures(50), num_components=6, seed=0), whole, atol=1e-5
-    )
-
-
-def test_components_come_from_a_draw_where_samples_are_many(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(clusters, "MAX_FITTED", 30)
-    one, again, other = (pixel_descriptors(pictures(90), seed=seed) for seed in (0, 0, 1))
-    assert one.shape == (90, 30)
-    np.testing.assert_array_equal(one, again)
-    assert not np.allclose(one @ one.T, other @ other.T, atol=1e-3)
-    np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, atol=1e-5)
-
-
-def test_the_mean_image_itself_still_has_a_descriptor() -> None:
-    samples = np.full((3, 2, 2, 1), 100, dtype=np.uint8)
-    samples[0], samples[1] = 90, 110
-    described = pixel_descriptors(samples, seed=0)
-    np.testing.assert_allclose(np.linalg.norm(described, axis=1), 1, atol=1e-5)
-
-
-def test_a_checkpoint_that_draws_one_image_only_is_an_error() -> None:
-    with pytest.raises(MemscanError, match="all 40 samples of the checkpoint are the same image"):
-        pixel_descriptors(np.repeat(pictures(1), 40, axis=0), seed=0)
