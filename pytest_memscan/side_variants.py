@@ -339,7 +339,7 @@ def _learnt_nothing(name: str, record: SurrogateTraining) -> str:
     clean = record.accuracies[0].accuracy
     return (
         f"the classifier of {name} learnt nothing: it names {100 * clean.value:.1f} % of "
-        f"{record.num_held_out} held-out samples rightly, and always naming the commonest class "
+        f"{record.num_held_out} held-out samples rightly, and the same answers in random order "
         f"{100 * record.chance:.1f} %, so it cannot guide; raise --memscan-side-training or "
         "--memscan-side-samples, or leave the variant out with --memscan-side-variants"
     )

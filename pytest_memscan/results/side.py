@@ -43,7 +43,7 @@ class SurrogateTraining:
     batch_size: int
     learning_rate: float  # the largest
     seed: int
-    chance: float  # accuracy of always naming the commonest class
+    chance: float  # accuracy of the answers at the first level, had they come in random order
     accuracies: tuple[AccuracyAt, ...]  # on held-out samples, cleanest first
 
 

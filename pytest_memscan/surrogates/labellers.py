@@ -147,13 +147,13 @@ def require_learnt(record: SurrogateTraining, *, what: str) -> None:
     """Refuse a labeller that tells clean held-out images no better than chance.
 
     Raises:
-        MemscanError: Its accuracy may be that of always naming the commonest class.
+        MemscanError: Its accuracy may be that of its answers in random order.
     """
     if not learnt_something(record):
         clean = record.accuracies[0].accuracy
         raise MemscanError(
             f"the labeller trained on {what} learnt nothing: it names {clean.value:.0%} of "
-            f"{record.num_held_out} held-out images rightly, and always naming the commonest class "
+            f"{record.num_held_out} held-out images rightly, and its answers in random order "
             f"{record.chance:.0%}; check that the labels belong to the images, or give it more "
             "images or steps"
         )

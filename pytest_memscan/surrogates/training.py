@@ -191,8 +191,8 @@ def train_classifier(
 def learnt_something(record: SurrogateTraining) -> bool:
     """Whether held-out samples with next to no noise are told better than chance would.
 
-    The lower bound of their accuracy is above the share of the commonest class, which is what a
-    classifier reaches that looks at nothing.
+    The lower bound of their accuracy is above that of the same answers in random order, which is
+    what a classifier reaches that looks at nothing, whatever it names.
     """
     return record.accuracies[0].accuracy.lower > record.chance
 
@@ -301,10 +301,10 @@ def _train(
 def _record(network: nn.Module, samples: _Samples) -> SurrogateTraining:
     """What a trained classifier in evaluation mode has learnt."""
     training = samples.training
-    counts = np.bincount(samples.labels[samples.held_out])
     generator = torch.Generator().manual_seed(training.seed)
     last = len(samples.levels.timesteps) - 1
     places = sorted({round(each) for each in np.linspace(0, last, NUM_LEVELS)})
+    told = [_answers_at(network, samples, place, generator) for place in places]
     return SurrogateTraining(
         network=describe(network),
         is_timed=training.is_timed,
@@ -315,18 +315,48 @@ def _record(network: nn.Module, samples: _Samples) -> SurrogateTraining:
         batch_size=training.batch_size,
         learning_rate=training.learning_rate,
         seed=training.seed,
-        chance=float(counts.max() / counts.sum()),
-        accuracies=tuple(_accuracy_at(network, samples, place, generator) for place in places),
+        chance=by_chance(told[0], samples.labels[samples.held_out]),
+        accuracies=tuple(
+            _accuracy_at(samples, place, answers)
+            for place, answers in zip(places, told, strict=True)
+        ),
     )
 
 
+def by_chance(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    """Accuracy to expect of the same answers in random order (Cohen 1960).
+
+    Naming the commonest class is right more often than that of useful answers may be: where one
+    class holds nearly all samples, what counts is whether the others are told from it.
+
+    Args:
+        answers: ``(num,)`` classes that were named.
+        labels: ``(num,)`` what they are.
+
+    Example:
+        >>> by_chance(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]))
+        0.5
+    """
+    num_classes = int(max(answers.max(), labels.max())) + 1
+    named = np.bincount(answers, minlength=num_classes)
+    held = np.bincount(labels, minlength=num_classes)
+    return float((named * held).sum() / len(labels) ** 2)
+
+
 @torch.no_grad()
-def _accuracy_at(
+def _answers_at(
     network: nn.Module, samples: _Samples, place: int, generator: torch.Generator
-) -> AccuracyAt:
-    num_right = 0
-    for noisy, timesteps, labels in samples.held_out_at(place, generator):
-        num_right += int((network(noisy, timesteps).argmax(1) == labels).sum())
+) -> NDArray[np.int64]:
+    """Class named for every held-out sample, noised to one level."""
+    named = [
+        network(noisy, timesteps).argmax(1).cpu().numpy()
+        for noisy, timesteps, _ in samples.held_out_at(place, generator)
+    ]
+    return np.concatenate(named).astype(np.int64)
+
+
+def _accuracy_at(samples: _Samples, place: int, answers: NDArray[np.int64]) -> AccuracyAt:
+    num_right = int((answers == samples.labels[samples.held_out]).sum())
     return AccuracyAt(
         timestep=int(samples.levels.timesteps[place]),
         accuracy=proportion(num_right, len(samples.held_out)),

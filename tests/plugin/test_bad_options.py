@@ -21,7 +21,7 @@ from .test_bad_input import FAILED, check
         ("--memscan-fail=extracted is 0", ("--memscan-fail: 'extracted is 0'", "METRIC <= LIMIT")),
         ("--memscan-fail=ssim <= 0.1", ("unknown metric 'ssim'", "known: extracted")),
         ("--memscan-fail=ums_high <= 0.01", ("with 8 images", "--memscan-budget 299img")),
-        ("--memscan-scans=side", ("--memscan-scans: there is no scan 'side'", "carlini")),
+        ("--memscan-scans=inside", ("--memscan-scans: there is no scan 'inside'", "carlini")),
         ("--memscan-report=pdf", ("--memscan-report: 'pdf'", "available: json, html")),
         ("--memscan-report=html:.", ("--memscan-report", "is a folder", "name a file in it")),
         ("--memscan-report=html:file/x.html", (".html", "--memscan-report html:PATH")),

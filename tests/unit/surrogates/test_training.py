@@ -21,6 +21,7 @@ from pytest_memscan.surrogates.training import (
     Progress,
     Trained,
     Training,
+    by_chance,
     learnt_something,
     read_levels,
     train_classifier,
@@ -187,14 +188,25 @@ def test_accuracy_is_counted_on_the_held_out_samples(tmp_path: Path) -> None:
     found = trained(tmp_path, training=training, scheduler=None)
     images, labels = stripes()
     rows = torch.randperm(60, generator=torch.Generator().manual_seed(3))[:24].tolist()
-    num_right = 0
+    answers = []
     for row in rows:
         pixels = torch.from_numpy(images[[row]].transpose(0, 3, 1, 2) / 127.5 - 1).float()
-        num_right += int(found.classifier(pixels, torch.zeros(1)).argmax() == labels[row])
+        answers.append(int(found.classifier(pixels, torch.zeros(1)).argmax()))
     (measured,) = found.record.accuracies
+    asked = [int(labels[row]) for row in rows]
+    num_right = sum(told == label for told, label in zip(answers, asked, strict=True))
     assert measured.accuracy == proportion(num_right, 24)
-    counts = [sum(labels[row] == label for row in rows) for label in (0, 1)]
-    assert found.record.chance == max(counts) / 24
+    shuffled = [told == label for told in answers for label in asked]
+    assert found.record.chance == pytest.approx(sum(shuffled) / len(shuffled))
+
+
+def test_chance_is_what_the_answers_reach_in_random_order() -> None:
+    rng = np.random.default_rng(0)
+    labels, answers = (rng.integers(0, 4, 50) ** 2 % 5 for _ in range(2))
+    drawn = [float((rng.permutation(answers) == labels).mean()) for _ in range(4000)]
+    assert by_chance(answers, labels) == pytest.approx(np.mean(drawn), abs=0.005)
+    constant = np.zeros(50, dtype=np.int64)
+    assert by_chance(constant, labels) == pytest.approx((labels == 0).mean())
 
 
 def test_held_out_samples_are_not_trained_on(tmp_path: Path, whole: Trained) -> None:
