@@ -7,8 +7,8 @@
 Needs the "docs" extra. Reports of one checkpoint under several seeds stand together: their names
 begin alike, up to the last hyphen (``clouds-0.json``, ``clouds-1.json``). ``table`` prints
 Markdown. ``curves`` draws AMS and UMS at mid level over lambda. ``growth`` draws distinct training
-images at mid level over the number of images: the curve that each seed's images give (Colwell et
-al. 2012), and as points what the other seeds found.
+images at mid level over the number of images: the curve that the images of a scan give (Colwell
+et al. 2012; dotted where extrapolated), and as points what the scans found.
 """
 
 from __future__ import annotations
@@ -114,6 +114,8 @@ def draw_curves(reports: Sequence[Path], out: Path) -> None:
                     label=SHORT.get(variant.name, variant.name),
                 )
             axis.set_xscale("log")
+            axis.set_xticks(scales, [f"{scale:g}" for scale in scales])
+            axis.minorticks_off()
             axis.set_ylabel(f"{kind.upper()} at mid level, %")
             axis.set_title(name, fontsize=9)
             axis.set_ylim(bottom=0)
@@ -153,26 +155,14 @@ def draw_growth(reports: Sequence[Path], out: Path) -> None:
 
 
 def _compared(scans: Sequence[SideScan]) -> list[tuple[str, list[GuidedImages]]]:
-    """Plain sampling, and the variant with the highest UMS, of every seed."""
-    names = [variant.name for variant in scans[0].variants if not variant.is_control]
-
-    def ums(name: str) -> float:
-        return max(
-            each.levels[MID].ums.value
-            for scan in scans
-            for variant in scan.variants
-            if variant.name == name
-            for each in variant.settings
-        )
-
-    best = max(names, key=ums)
-    guided = [
-        max(variant.settings, key=lambda each: each.levels[MID].ums.value)
-        for scan in scans
-        for variant in scan.variants
-        if variant.name == best
-    ]
-    return [("Random", [scan.plain for scan in scans]), (SHORT[best], guided)]
+    """Plain sampling and the variants of clusters, at the lambda of the highest AMS."""
+    guided: dict[str, list[GuidedImages]] = defaultdict(list)
+    for scan in scans:
+        for variant in scan.variants:
+            if variant.labels.num_clusters:
+                name = f"{SHORT[variant.name]}, {variant.labels.num_clusters} clusters"
+                guided[name].append(best_of(variant))
+    return [("Random", [scan.plain for scan in scans]), *guided.items()]
 
 
 def main() -> None:

@@ -65,7 +65,6 @@ from pytest_memscan.settings import (
     parse_train_source,
 )
 from pytest_memscan.side_settings import (
-    DEFAULT_CLUSTERS,
     DEFAULT_RANK,
     DEFAULT_SAMPLES,
     DEFAULT_SCALES,
@@ -268,7 +267,7 @@ def resolve_config(
             variants=take("side_variants", parse_variants, ()),
             scales=take("side_scales", parse_scales, DEFAULT_SCALES),
             num_samples=take("side_samples", parse_integer(32, 10**7), DEFAULT_SAMPLES),
-            num_clusters=take("side_clusters", parse_integer(2, 10_000), DEFAULT_CLUSTERS),
+            num_clusters=take("side_clusters", parse_integer(2, 10_000), None),
             least_cohesion=take("side_cohesion", parse_cohesion, None),
             training=take("side_training", parse_integer(10, 10**7), DEFAULT_TRAINING),
             rank=take("side_rank", parse_integer(1, 1024), DEFAULT_RANK),

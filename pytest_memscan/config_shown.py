@@ -43,6 +43,8 @@ def shown_settings(config: Config) -> dict[str, tuple[str, str]]:
         shown["labeller"] = config.labeller_label
     if not config.side.variants:
         shown["side_variants"] = "every one that the inputs allow"
+    if config.side.num_clusters is None:
+        shown["side_clusters"] = "by variant"
     if config.side.least_cohesion is None:
         shown["side_cohesion"] = "by variant"
     shown["side_scales"] = ", ".join(f"{scale:g}" for scale in config.side.scales)

@@ -120,7 +120,10 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
         "side-samples",
         {"metavar": "N", "help": "images that memscan::side labels and learns (default: 4096)"},
     ),
-    ("side-clusters", {"metavar": "K", "help": "of SIDE-C, at most (default: 100)"}),
+    (
+        "side-clusters",
+        {"metavar": "K", "help": "of SIDE-C, at most (default: 100, or a tenth of the samples)"},
+    ),
     (
         "side-cohesion",
         {"metavar": "COSINE", "help": "clusters below it are dropped (default: by variant)"},

@@ -123,7 +123,7 @@ class LoraBranch:
         cost = lora_cost(
             pipeline,
             num_samples=settings.num_samples,
-            num_classes=settings.num_clusters,
+            num_classes=settings.clusters_of(NAME),
             settings=self._training,
         )
         total = num_images * (1 + len(self.scales)) + settings.num_samples
@@ -172,7 +172,7 @@ class LoraBranch:
         settings, training = self._settings, self._training
         return {
             "samples": str(settings.num_samples),
-            "clusters": str(settings.num_clusters),
+            "clusters": str(settings.clusters_of(NAME)),
             "cohesion": f"{settings.cohesion_of(NAME):g}",
             "LoRA rank": str(training.rank),
             "LoRA steps": str(training.num_steps),
@@ -206,7 +206,7 @@ class LoraBranch:
     def _labels(self, samples: NDArray[np.uint8]) -> Labels:
         return cluster_labels(
             self.inputs.descriptor.describe(samples),
-            num_clusters=self._settings.num_clusters,
+            num_clusters=self._settings.clusters_of(NAME),
             least_cohesion=self._settings.cohesion_of(NAME),
             assignment="rest",
             seed=self.inputs.config.seed,

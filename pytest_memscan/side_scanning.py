@@ -200,7 +200,7 @@ class SideScanner:
         side = self.inputs.config.side
         return self.recipe.provenance() | {
             "samples": str(side.num_samples),
-            "clusters": str(side.num_clusters),
+            "clusters": "by variant" if side.num_clusters is None else str(side.num_clusters),
             "cohesion": "by variant" if side.least_cohesion is None else f"{side.least_cohesion:g}",
             "classifier steps": str(side.training),
         }

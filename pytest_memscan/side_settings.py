@@ -24,7 +24,8 @@ PROMPT_VARIANTS = {"side_lora": "SIDE-LoRA: a learned token for each cluster"}
 CONTROLS = ("ol_ti", "random_labels")  # not expected to bring out more than plain sampling
 DEFAULT_SCALES = (1.0, 2.0, 3.0, 5.0, 6.0, 7.0, 8.0, 9.0)
 DEFAULT_SAMPLES = 4096
-DEFAULT_CLUSTERS = 100
+DEFAULT_CLUSTERS = 100  # the paper's
+SAMPLES_PER_CLUSTER = 10  # where the rest is kept apart, as many clusters as samples allow
 # The paper's for its own rule; ours, see docs/side.md, where the rest is kept apart.
 DEFAULT_COHESION = {"side_c": 0.5, "side_c_rest": 0.7, "side_lora": 0.7}
 DEFAULT_TRAINING = 1500
@@ -41,7 +42,7 @@ class SideSettings:
         variants: Those asked for; empty for every one that the inputs allow, but for random labels.
         scales: Lambdas, ascending; of side_lora scales of classifier-free guidance.
         num_samples: Images of the checkpoint that labels and classifiers are made from.
-        num_clusters: At most so many.
+        num_clusters: At most so many; None for what suits the variant.
         least_cohesion: Clusters below it are dropped; None for what suits the variant.
         training: Steps that a classifier or LoRA is trained for.
         rank: Of the LoRA.
@@ -52,12 +53,20 @@ class SideSettings:
     variants: tuple[str, ...] = ()
     scales: tuple[float, ...] = DEFAULT_SCALES
     num_samples: int = DEFAULT_SAMPLES
-    num_clusters: int = DEFAULT_CLUSTERS
+    num_clusters: int | None = None
     least_cohesion: float | None = None
     training: int = DEFAULT_TRAINING
     rank: int = DEFAULT_RANK
     auxiliary: DataSource | None = None
     labeller: str | None = None
+
+    def clusters_of(self, variant: str) -> int:
+        """Clusters that the samples are put into, at most."""
+        if self.num_clusters is not None:
+            return self.num_clusters
+        if variant == "side_c_rest":
+            return max(DEFAULT_CLUSTERS, self.num_samples // SAMPLES_PER_CLUSTER)
+        return DEFAULT_CLUSTERS
 
     def cohesion_of(self, variant: str) -> float:
         """Mean cosine to their centroid that the members of a cluster need."""

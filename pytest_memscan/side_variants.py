@@ -197,7 +197,7 @@ class SideVariants:
         if name == "side_a":
             return self._of_others
         if name == "random_labels":
-            num_classes = min(self._settings.num_clusters, len(self.samples) // 10)
+            num_classes = min(self._settings.clusters_of(name), len(self.samples) // 10)
             return random_labels(len(self.samples), num_classes, seed=self._seed)
         return self._clusters(name)
 
@@ -205,7 +205,7 @@ class SideVariants:
         assignment: Assignment = "rest" if name == "side_c_rest" else "nearest"
         return cluster_labels(
             self._descriptors,
-            num_clusters=self._settings.num_clusters,
+            num_clusters=self._settings.clusters_of(name),
             least_cohesion=self._settings.cohesion_of(name),
             assignment=assignment,
             seed=self._seed,
