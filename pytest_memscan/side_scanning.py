@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pytest_memscan.errors import MemscanError, OptionError
 from pytest_memscan.generating import Recipe, Variant
-from pytest_memscan.generation import Pipeline, PlanRow, ProgressCallback
+from pytest_memscan.generation import Pipeline, PlanRow, Progress, ProgressCallback
 from pytest_memscan.guidance.classifier import classifier_guided
 from pytest_memscan.inputs import Inputs
 from pytest_memscan.results import SideScan
@@ -72,7 +72,9 @@ class SideScanner:
         with ExitStack() as opened:
             store = self._opened(opened, self.recipe)
             num_images = self._num_images(store)
-            if self._lora is not None:
+            if self._lora is None:
+                self._announce(num_images, report)
+            else:
                 self._lora.announce(num_images, report)
             plain = self.recipe.sampler(
                 store, num_images=num_images + config.side.num_samples, report=report
@@ -125,9 +127,23 @@ class SideScanner:
         if self._lora is not None:
             return self._lora.relative_cost
         side = self.inputs.config.side
-        # Which variants the inputs allow is known only when there are samples; at most all.
-        num_variants = len(side.variants) or len(VARIANTS) - 1
-        return 1 + len(side.scales) * num_variants
+        return 1 + len(side.scales) * self._most_variants
+
+    @property
+    def _most_variants(self) -> int:
+        """Which of them the inputs allow is known only when there are samples."""
+        return len(self.inputs.config.side.variants) or len(VARIANTS) - 1
+
+    def _announce(self, num_images: int, report: ProgressCallback) -> None:
+        """Say what it will cost, before anything is made."""
+        side, num_variants = self.inputs.config.side, self._most_variants
+        total = side.num_samples + num_images * (1 + len(side.scales) * num_variants)
+        unit = (
+            f"images at most (variants: {num_variants}, lambdas: {len(side.scales)}), and "
+            f"{side.training:,} steps of training for each classifier; what is kept from before "
+            "is not made again"
+        )
+        report(Progress(done=0, total=total, resumed=0, unit=unit))
 
     def _variants(
         self,

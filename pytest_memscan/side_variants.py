@@ -101,6 +101,7 @@ class SideVariants:
     folder: Path = field(repr=False)
     samples: NDArray[np.uint8] = field(repr=False)
     report: ProgressCallback = field(repr=False)
+    _clustered: dict[str, Labels] = field(default_factory=dict, repr=False)
 
     @cached_property
     def left_out(self) -> dict[str, str]:
@@ -203,13 +204,15 @@ class SideVariants:
 
     def _clusters(self, name: str) -> Labels:
         assignment: Assignment = "rest" if name == "side_c_rest" else "nearest"
-        return cluster_labels(
-            self._descriptors,
-            num_clusters=self._settings.clusters_of(name),
-            least_cohesion=self._settings.cohesion_of(name),
-            assignment=assignment,
-            seed=self._seed,
-        )
+        if name not in self._clustered:
+            self._clustered[name] = cluster_labels(
+                self._descriptors,
+                num_clusters=self._settings.clusters_of(name),
+                least_cohesion=self._settings.cohesion_of(name),
+                assignment=assignment,
+                seed=self._seed,
+            )
+        return self._clustered[name]
 
     @cached_property
     def _descriptors(self) -> NDArray[np.float32]:

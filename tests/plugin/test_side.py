@@ -101,6 +101,12 @@ def test_leaky_fails_with_every_variant_in_every_report(
 def test_a_second_run_makes_and_trains_nothing(pytester: pytest.Pytester) -> None:
     first = pytester.runpytest_inprocess("--memscan=builtin:leaky", *SIDE_C, "-v")
     assert first.ret == 1
+    first.stdout.fnmatch_lines(
+        [
+            "side: 0/296 images at most (variants: 1, lambdas: 2), and 80 steps of training for "
+            "each classifier; what is kept from before is not made again*"
+        ]
+    )
     kept = {path: path.stat().st_mtime_ns for path in _kept(pytester)}
     scan = side_of(pytester.path)["side"]
     assert scan["variants"]
