@@ -235,12 +235,15 @@ def interrupted_once(condition: Callable[[], bool]) -> Iterator[list[bool]]:
             time.sleep(0.002)
 
     watcher = threading.Thread(target=watch, daemon=True)
+    # Shells start what runs in the background with interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     watcher.start()
     try:
         yield sent
     finally:
         ended.set()
         watcher.join()
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
