@@ -24,6 +24,7 @@ from pytest_memscan.side_lora import LoraBranch
 from pytest_memscan.side_settings import VARIANTS, check_variants
 from pytest_memscan.side_variants import Attack, SideVariants
 from pytest_memscan.store import ImageStore
+from pytest_memscan.surrogates.image_classifier import check_labeller
 
 GUIDANCE = "classifier; noise fits the clipped image"  # another text, other images
 LEAST_IMAGES = 32  # of plain sampling and of every lambda
@@ -69,6 +70,8 @@ class SideScanner:
 
         inputs, config = self.inputs, self.inputs.config
         check_variants(config.side.variants, inputs.kind)
+        if config.side.labeller is not None:  # before thousands of samples are made for it
+            check_labeller(config.side.labeller)
         with ExitStack() as opened:
             store = self._opened(opened, self.recipe)
             num_images = self._num_images(store)

@@ -25,6 +25,7 @@ from pytest_memscan.surrogates.labellers import (
     TRAINING_LABELS,
     check_labels,
     labelled_by,
+    weights_hash,
 )
 from pytest_memscan.surrogates.labels import Assignment, Labels, random_labels
 from pytest_memscan.surrogates.real_labels import RealLabels, real_labels, require_disjoint
@@ -75,11 +76,7 @@ class Attack:
     @cached_property
     def fingerprint(self) -> str:
         """Of the classifier's weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.trained.classifier.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return weights_hash(self.trained.classifier)
 
     def classes_of(self, sample_ids: list[int]) -> torch.Tensor:
         """Class that each row of the plan is asked for: all of them in turn."""

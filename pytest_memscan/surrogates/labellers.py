@@ -106,7 +106,7 @@ def labelled_by(
         "labelled the checkpoint's own images",
         assignment=assignment,
         least_samples=least_samples,
-        depends_on={"labeller_sha256": _weights_hash(trained.classifier)},
+        depends_on={"labeller_sha256": weights_hash(trained.classifier)},
     )
     return labelled, trained.record
 
@@ -239,7 +239,7 @@ def labels_of_scores(
     )
 
 
-def _weights_hash(network: torch.nn.Module) -> str:
+def weights_hash(network: torch.nn.Module) -> str:
     """SHA-256 of all parameters and buffers, by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):

@@ -171,6 +171,23 @@ def test_a_variant_asked_for_by_name_is_never_passed_over(
     assert said in check["sentence"]
 
 
+def test_a_labeller_that_is_none_is_refused_before_anything_is_made(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.mkdir("empty")
+    before = _kept(pytester)
+    pytester.runpytest_inprocess(
+        "--memscan=builtin:leaky",
+        *SIDE,
+        "--memscan-side-variants=side_a",
+        "--memscan-labeller=empty",
+    )
+    check = side_of(pytester.path)
+    assert check["verdict"] == "error"
+    assert "--memscan-labeller" in check["sentence"]
+    assert _kept(pytester) == before
+
+
 def test_samples_without_clusters_leave_nothing_to_guide_to(pytester: pytest.Pytester) -> None:
     pytester.runpytest_inprocess("--memscan=builtin:clean", *SIDE, "--memscan-side-cohesion=0.999")
     check = side_of(pytester.path)
