@@ -181,6 +181,7 @@ def test_a_labeller_that_is_none_is_refused_before_anything_is_made(
         *SIDE,
         "--memscan-side-variants=side_a",
         "--memscan-labeller=empty",
+        "--memscan-seed=77",
     )
     check = side_of(pytester.path)
     assert check["verdict"] == "error"
