@@ -93,6 +93,13 @@ class PromptInputs:
         )
 
     @property
+    def fingerprint(self) -> str:
+        """sha256 of what prompts and planted strings are numbered in."""
+        from pytest_memscan.store import canonical_hash
+
+        return canonical_hash({"prompts": self.texts.prompts, "canaries": self.texts.canaries})
+
+    @property
     def places(self) -> list[str]:
         """Where each prompt and then each planted string was found, without names of files."""
         place_of = dict(zip(self.prompts.prompts, self.prompts.places, strict=True))

@@ -133,7 +133,7 @@ class PromptScanner:
         return Judged(
             campaign=campaign,
             train=self.inputs.coverage() if has_train_data else None,
-            provenance=self.recipe.provenance(),
+            provenance=self.recipe.provenance() | {"prompt list": self.texts_in.fingerprint},
         )
 
     def _plan(self, store: ImageStore) -> tuple[PromptPlan, int | None]:

@@ -45,12 +45,15 @@ from pytest_memscan.results.prompts import (
     PromptScan,
     Screening,
 )
+from pytest_memscan.results.regression import MetricChange, Regression
 from pytest_memscan.results.run import (
     SCHEMA_VERSION,
     CheckOutcome,
     Integrity,
+    Location,
     RunResult,
     ThresholdOutcome,
+    Waiver,
 )
 from pytest_memscan.results.side import (
     AccuracyAt,
@@ -92,8 +95,10 @@ __all__ = [
     "KeyScan",
     "KeyVariance",
     "LevelScore",
+    "Location",
     "Measure",
     "MethodScores",
+    "MetricChange",
     "PromptCoverage",
     "PromptFinding",
     "PromptLeak",
@@ -101,6 +106,7 @@ __all__ = [
     "PromptRule",
     "PromptScan",
     "RateAt",
+    "Regression",
     "Repeats",
     "RunResult",
     "ScanResult",
@@ -115,4 +121,5 @@ __all__ = [
     "ThresholdOutcome",
     "TrainMatch",
     "Verdict",
+    "Waiver",
 ]

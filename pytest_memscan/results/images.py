@@ -50,6 +50,7 @@ class Finding:
     level: str  # closest published level reached: "low", "mid" or "high"
     confirmed: bool
     regenerated_score: float | None = None  # alone, in float32, when near the confirmed cut
+    num_copies: int | None = None  # generated images that are confirmed copies of it, if counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,7 @@ class ScanResult:
     histogram: tuple[tuple[float, int], ...]  # left edge of each 0.05-wide bin of scores, images
     denoiser_calls: int
     provenance: dict[str, str]  # what must match before two results may be compared
+    confirmed_samples: tuple[int, ...] = ()  # ids of those images, unless they are too many to list
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,6 +158,7 @@ class KeyScan:
     num_findings_total: int
     sentence: str  # how the thresholds were calibrated
     canaries: PromptCoverage | None = None  # the list of planted strings, where one was given
+    provenance: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from pytest_memscan.results.basics import Coverage, Estimate, Verdict
 from pytest_memscan.results.finetunes import FinetuneScan
 from pytest_memscan.results.images import Duplicates, Repeats, ScanResult
 from pytest_memscan.results.prompts import KeyScan, PromptScan, Screening
+from pytest_memscan.results.regression import Regression
 from pytest_memscan.results.side import SideScan
 from pytest_memscan.results.splitting import SplittingScan
 
@@ -25,6 +26,30 @@ class Integrity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Location:
+    """A place in a policy file; lines and columns are counted from 1, the end is behind the last.
+
+    Where no file says it, the file that could, from its first line.
+    """
+
+    file: str  # relative to where the run was started, with slashes
+    line: int = 1
+    column: int = 1
+    end_column: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiver:
+    """A finding that somebody accepted, for a time and a reason, in the policy file."""
+
+    id: str  # of the finding, as reports show it
+    reason: str
+    expires: str  # the last day it holds, as YYYY-MM-DD
+    state: str  # "used", "unused" or "expired"
+    source: str  # file it was written in
+
+
+@dataclass(frozen=True, kw_only=True)
 class ThresholdOutcome:
     """One line of the policy, measured."""
 
@@ -33,6 +58,8 @@ class ThresholdOutcome:
     verdict: Verdict
     sentence: str  # what was measured, and what would settle it when inconclusive
     estimate: Estimate | None = None
+    waived: tuple[str, ...] = ()  # ids of findings that waivers took out of it
+    location: Location | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +80,7 @@ class CheckOutcome:
     finetunes: FinetuneScan | None = None
     splitting: SplittingScan | None = None
     side: SideScan | None = None
+    regression: Regression | None = None
 
     @property
     def metrics(self) -> dict[str, Estimate]:
@@ -98,6 +126,9 @@ class RunResult:
     sentence: str
     checkpoint: str  # as people name it, with the commit where there is one
     checks: tuple[CheckOutcome, ...] = ()
+    not_scanned: dict[str, str] = field(default_factory=dict)  # check this run has not -> why
+    waivers: tuple[Waiver, ...] = ()
+    prompt_texts: dict[str, str] = field(default_factory=dict)  # "prompt#00017" -> text, if asked
     policy: dict[str, tuple[str, str]] = field(default_factory=dict)  # option -> value, source
     versions: dict[str, str] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)  # seconds; not reproducible

@@ -42,6 +42,7 @@ NAME = "carlini"
 TITLE = "Carlini et al. 2023: plain sampling"
 NEAR_THRESHOLD = {"float32": 0.05, "bfloat16": 0.2, "float16": 0.2}  # share of the cut
 MAX_FINDINGS = 500
+MAX_SAMPLES = 100_000  # ids of copies that a report lists
 
 
 def carlini(
@@ -90,7 +91,11 @@ def carlini(
         "leak_rate": proportion(int(confirmed.sum()), num_valid),
         "ums_confirmed": distinct_count(len(counts), num_valid),
     }
-    findings = findings_of(matches, confirmed, again, reference=reference)
+    findings = tuple(
+        replace(each, num_copies=counts[each.train_id])
+        for each in findings_of(matches, confirmed, again, reference=reference)
+    )
+    copies = matches.sample_ids[confirmed].tolist()
     return ScanResult(
         name=NAME,
         title=f"{TITLE}, {reference.measure.name}",
@@ -110,7 +115,8 @@ def carlini(
             damaged=sampler.store.damaged,
             train_groups=len(reference.groups.representatives),
         ),
-        num_confirmed_images=int(confirmed.sum()),
+        num_confirmed_images=len(copies),
+        confirmed_samples=tuple(copies) if len(copies) <= MAX_SAMPLES else (),
         excluded_rate=excluded_rate(num_valid),
         unseen_hit_rate=good_turing_unseen(list(counts.values()), num_valid),
         curve=expected_unique(hits, curve_sizes(num_valid)),

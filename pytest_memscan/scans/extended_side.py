@@ -78,6 +78,7 @@ def extended_side(
     *,
     images_per_key: int,
     canaries: PromptCoverage | None,
+    provenance: Mapping[str, str] | None = None,
 ) -> KeyScan:
     """Which keys give nearly the same image from every seed.
 
@@ -85,6 +86,7 @@ def extended_side(
         forms: All keys, by form; each is tested at ``ALARM`` in all (Holm 1979).
         images_per_key: That variances are measured on.
         canaries: The list of planted strings, where one was given.
+        provenance: Recorded as it is.
     """
     findings = [finding for form in forms for finding in _findings(form)]
     findings.sort(key=lambda each: (each.p_value, each.prompt_id))
@@ -107,6 +109,7 @@ def extended_side(
             f"Holm over all screened texts of a form at {ALARM:g}"
         ),
         canaries=canaries,
+        provenance=dict(provenance or {}),
     )
 
 

@@ -138,6 +138,7 @@ class Judged:
                 forms,
                 images_per_key=plan.num_first,
                 canaries=plan.canaries,
+                provenance=self.provenance,
             )
 
     def mean_image_of(self, finding: KeyFinding) -> Pixels:
