@@ -18,7 +18,13 @@ import pytest
 from pytest_memscan.checks import CHECKS
 from pytest_memscan.config import Config, resolve_config
 from pytest_memscan.config_base import checkpoint_label
-from pytest_memscan.config_sources import INI_KEYS, TOML_KEYS, json_report_path
+from pytest_memscan.config_sources import (
+    FILE_ONLY,
+    INI_KEYS,
+    OPTIONS_ONLY,
+    TOML_KEYS,
+    json_report_path,
+)
 from pytest_memscan.errors import MemscanError, OptionError
 from pytest_memscan.items import FILE_NAME, SESSION, Collection, FileCollection
 from pytest_memscan.progress import console_progress
@@ -26,7 +32,12 @@ from pytest_memscan.reports.text import sentence_lines
 from pytest_memscan.session import Session
 from pytest_memscan.settings import PIXELS
 
-SETTINGS = (*TOML_KEYS, "config", "no_cache")
+SETTINGS = (
+    *(name for name in TOML_KEYS if name not in FILE_ONLY),
+    *OPTIONS_ONLY,
+    "config",
+    "no_cache",
+)
 
 
 def activate(config: pytest.Config) -> None:
@@ -107,7 +118,7 @@ def _check_inputs(settings: Config, config: pytest.Config) -> None:
     from pytest_memscan.controller import write_not_run
     from pytest_memscan.similarity.descriptors.presets import check_descriptor
 
-    write_not_run(settings.reports, settings.label, "the run did not get to its end")
+    write_not_run(settings.outputs.reports, settings.label, "the run did not get to its end")
     if not config.option.collectonly:
         check_descriptor(settings.descriptor, cache_dir=settings.cache_dir)
     for number, one in enumerate(settings.of_concepts() or (settings,), start=1):
@@ -247,3 +258,15 @@ def _take_gate_ids(config: pytest.Config, settings: Config) -> list[str]:
         names += [name] if name else settings.checks
         config.args.remove(argument)
     return list(dict.fromkeys(names))
+
+
+def show_policy(config: pytest.Config) -> int:
+    """Print the settings that a run would have, with the source of each, and nothing else.
+
+    Returns:
+        The exit code of pytest.
+
+    Raises:
+        pytest.UsageError: An option or policy value cannot be used.
+    """
+    raise NotImplementedError

@@ -24,9 +24,12 @@ CHECKS = (
     "splitting",
     "side",
     "extended_side",
+    "regression",
     "status",
 )
 _ALWAYS = ("integrity", "status")
+_WHATEVER_IS_SCANNED = ("duplicates", "regression")
+_NOT_ASKED_FOR = "it is not among those asked for (--memscan-scans)"
 _SUBJECT_OF_SCAN: dict[str, dict[Kind, Subject]] = {
     "carlini": {"unconditional": "images", "text-to-image": "prompts"},
     "splitting": {"unconditional": "rare", "text-to-image": "rare"},
@@ -48,6 +51,7 @@ class Situation:
         has_train_pixels: Whether these are images, rather than descriptors in a saved index.
         scans: Those asked for by name; None for every one that applies.
         is_set: Whether it is a set of fine-tunes rather than one checkpoint.
+        has_baseline: Whether there is an earlier run to compare with.
     """
 
     kind: Kind | None
@@ -56,6 +60,7 @@ class Situation:
     has_train_pixels: bool = True
     scans: tuple[str, ...] | None = None
     is_set: bool = False
+    has_baseline: bool = False
 
     def settled(self, kind: Kind, *, has_base: bool) -> Situation:
         """With what is known once the checkpoint was fetched."""
@@ -68,6 +73,8 @@ def why_not(name: str, kind: Kind, *, situation: Situation) -> str:
         return _why_not_finextract(kind, situation)
     if name in _ALWAYS:
         return ""
+    if name == "regression":
+        return "" if situation.has_baseline else "no earlier run was given (--memscan-baseline)"
     if situation.is_set:
         return "it scans one checkpoint, and this is a set of fine-tunes"
     if name == "splitting":
@@ -137,9 +144,18 @@ def checks_of(situation: Situation) -> tuple[str, ...]:
         if name in _ALWAYS
         or (
             any(not why_not(name, each, situation=situation) for each in kinds)
-            and (scans is None or name in scans or name == "duplicates")
+            and (scans is None or name in scans or name in _WHATEVER_IS_SCANNED)
         )
     )
+
+
+def not_scanned(situation: Situation) -> dict[str, str]:
+    """The scans that a run does not have, each with the reason."""
+    kind = situation.kind
+    missing = [name for name in CHECKS if name not in checks_of(situation)]
+    if kind is None:  # then only what was asked for by name is known
+        return dict.fromkeys(missing, _NOT_ASKED_FOR)
+    return {name: why_not(name, kind, situation=situation) or _NOT_ASKED_FOR for name in missing}
 
 
 def subjects_of(situation: Situation) -> set[Subject]:

@@ -26,9 +26,10 @@ from pytest_memscan.config_checks import (
     check_used,
 )
 from pytest_memscan.config_shown import shown_settings
-from pytest_memscan.config_sources import collect
+from pytest_memscan.config_sources import collect, policy_file
 from pytest_memscan.data.prompts import PromptSource
 from pytest_memscan.data.sources import DataSource
+from pytest_memscan.output_settings import Outputs, output_settings
 from pytest_memscan.policy import Threshold, check_can_be_shown, whole_policy
 from pytest_memscan.settings import (
     CLUSTERINGS,
@@ -39,14 +40,11 @@ from pytest_memscan.settings import (
     DEFAULT_IMAGES_PER_PROMPT,
     DEFAULT_REACH,
     DTYPES,
-    IMAGE_MODES,
     LONGEST_REACH,
     PIXELS,
     SHORTEST_REACH,
     Budget,
     Given,
-    ImageMode,
-    default_reports,
     parse_base,
     parse_boolean,
     parse_budget,
@@ -58,23 +56,14 @@ from pytest_memscan.settings import (
     parse_one_of,
     parse_path,
     parse_prompts,
-    parse_reports,
     parse_scans,
     parse_share,
     parse_thresholds,
     parse_train_source,
 )
-from pytest_memscan.side_settings import (
-    DEFAULT_RANK,
-    DEFAULT_SAMPLES,
-    DEFAULT_SCALES,
-    DEFAULT_TRAINING,
-    SideSettings,
-    parse_cohesion,
-    parse_scales,
-    parse_variants,
-)
+from pytest_memscan.side_settings import SideSettings, side_settings
 from pytest_memscan.similarity.descriptors.weights import default_cache_dir
+from pytest_memscan.waivers import WaiverLine, parse_waivers
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -111,9 +100,12 @@ class Config:
     offline: bool
     cache_dir: Path
     use_cache: bool
-    reports: tuple[tuple[str, Path], ...]  # (format, path)
-    images: ImageMode  # what reports may show
+    outputs: Outputs
     strict: bool  # a deselected gate fails the run
+    baseline: Path | None  # report of an earlier run to compare with
+    waivers: tuple[WaiverLine, ...]
+    policy_file: Path  # memscan.toml or pyproject.toml; need not exist
+    rootdir: Path
     sources: Mapping[str, tuple[str, str]]  # setting -> (value as text, source)
 
     def __repr__(self) -> str:
@@ -178,6 +170,7 @@ class Config:
             has_train_pixels=self.has_train_pixels,
             scans=self.scans,
             is_set=bool(self.concepts),
+            has_baseline=self.baseline is not None,
         )
 
     def batch_size(self, kind: Kind) -> int:
@@ -263,17 +256,7 @@ def resolve_config(
         ),
         copy_rate=take("copy_rate", parse_share, DEFAULT_COPY_RATE),
         reach=take("reach", parse_integer(SHORTEST_REACH, LONGEST_REACH), DEFAULT_REACH),
-        side=SideSettings(
-            variants=take("side_variants", parse_variants, ()),
-            scales=take("side_scales", parse_scales, DEFAULT_SCALES),
-            num_samples=take("side_samples", parse_integer(32, 10**7), DEFAULT_SAMPLES),
-            num_clusters=take("side_clusters", parse_integer(2, 10_000), None),
-            least_cohesion=take("side_cohesion", parse_cohesion, None),
-            training=take("side_training", parse_integer(10, 10**7), DEFAULT_TRAINING),
-            rank=take("side_rank", parse_integer(1, 1024), DEFAULT_RANK),
-            auxiliary=take("auxiliary", parse_train_source, None),
-            labeller=take("labeller", parse_base, None),
-        ),
+        side=side_settings(take),
         guidance_scale=take("guidance_scale", parse_guidance_scale, None),
         model_guidance=take("model_guidance", parse_model_guidance, ()),
         clustering=take("clustering", parse_one_of(CLUSTERINGS), CLUSTERINGS[0]),
@@ -287,11 +270,12 @@ def resolve_config(
         offline=take("offline", parse_boolean, _is_offline(environ)),
         cache_dir=take("cache_dir", parse_path, default_cache_dir(environ)),
         use_cache=not options.get("no_cache"),
-        reports=take(
-            "report", lambda given: parse_reports(given, rootdir), default_reports(rootdir)
-        ),
-        images=take("images", parse_one_of(IMAGE_MODES), "blurred"),
+        outputs=output_settings(take, rootdir),
         strict=take("strict", parse_boolean, in_ci),
+        baseline=take("baseline", parse_path, None),
+        waivers=take("suppress", parse_waivers, ()),
+        policy_file=policy_file(options, rootdir=rootdir, invocation_dir=invocation_dir),
+        rootdir=rootdir,
         sources=sources,
     )
     config = replace(

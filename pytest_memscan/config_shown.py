@@ -64,13 +64,20 @@ def _shown_paths(config: Config) -> dict[str, str]:
     """Settings that hold paths, as a report may show them."""
     shown = {
         "cache_dir": "(hidden)",
-        "report": "; ".join(f"{kind}:{shown_path(path)}" for kind, path in config.reports),
+        "report": "; ".join(f"{kind}:{shown_path(path)}" for kind, path in config.outputs.reports),
     }
     if os.path.isabs(config.descriptor):
         shown["descriptor"] = shown_path(Path(config.descriptor))
     shown["base"] = "None"
     if config.base is not None:
         shown["base"] = f"{config.base_label} ({config.base_origin})"
+    for name, path in (
+        ("baseline", config.baseline),
+        ("evidence", config.outputs.evidence),
+        ("save_baseline", config.outputs.save_baseline),
+    ):
+        shown[name] = "None" if path is None else shown_path(path)
+    shown["suppress"] = "; ".join(each.id for each in config.waivers) or "None"
     for name, source in (
         ("train_data", config.train_source),
         ("holdout", config.holdout_source),

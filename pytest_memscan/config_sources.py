@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 from collections.abc import Mapping
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_memscan.errors import OptionError
-from pytest_memscan.settings import Given, default_reports, parse_reports
+from pytest_memscan.output_settings import default_reports, parse_reports
+from pytest_memscan.settings import Given
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,7 +53,11 @@ TOML_KEYS = [
     "report",
     "images",
     "strict",
+    "baseline",
+    "suppress",
 ]
+FILE_ONLY = ("suppress",)  # a waiver is reviewed like code, not typed
+OPTIONS_ONLY = ("save_baseline", "show_prompts", "evidence")  # asked for each time
 INI_KEYS = ("fail", "report", "cache_dir", "strict")
 
 
@@ -72,7 +78,7 @@ def collect(
     for name, value in table.items():
         raw[name] = Given(value=value, source=file.name, base=file.parent, key=name)
     for name, value in options.items():
-        if value is not None and name in TOML_KEYS and value is not False:
+        if value is not None and name in (*TOML_KEYS, *OPTIONS_ONLY) and value is not False:
             option = "--memscan-" + name.replace("_", "-")
             raw[name] = Given(value=value, source=option, base=invocation_dir)
     return raw
@@ -95,18 +101,22 @@ def json_report_path(
         return dict(default_reports(rootdir))["json"]
 
 
+def policy_file(options: Mapping[str, Any], *, rootdir: Path, invocation_dir: Path) -> Path:
+    """The file of the policy, whether it is there or not: as given, else by the usual names."""
+    if options.get("config") is not None:
+        return invocation_dir / os.path.expanduser(str(options["config"]))
+    own, shared = rootdir / "memscan.toml", rootdir / "pyproject.toml"
+    return own if own.is_file() or not shared.is_file() else shared
+
+
 def _read_toml(
     given: str | None, *, rootdir: Path, invocation_dir: Path
 ) -> tuple[Path, dict[str, Any]]:
-    file = rootdir / "memscan.toml"
-    if given is not None:
-        file = invocation_dir / os.path.expanduser(given)
-        if not file.is_file():
+    file = policy_file({"config": given}, rootdir=rootdir, invocation_dir=invocation_dir)
+    if not file.is_file():
+        if given is not None:
             raise OptionError(f"--memscan-config {given}: there is no such file")
-    elif not file.is_file():
-        file = rootdir / "pyproject.toml"
-        if not file.is_file():
-            return file, {}
+        return file, {}
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
@@ -120,7 +130,8 @@ def _read_toml(
             raise OptionError(f"{file.name}: expected settings in a table [tool.memscan]")
     unknown = sorted(set(table) - set(TOML_KEYS))
     if unknown:
-        raise OptionError(
-            f"{file.name}: unknown key {unknown[0]!r}; known keys are {', '.join(TOML_KEYS)}"
-        )
+        similar = difflib.get_close_matches(unknown[0], TOML_KEYS, n=1)
+        hint = f", did you mean {similar[0]!r}?" if similar else "; known keys are "
+        known = "" if similar else ", ".join(TOML_KEYS)
+        raise OptionError(f"{file.name}: unknown key {unknown[0]!r}{hint}{known}")
     return file, table

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pytest_memscan.checks import not_scanned
 from pytest_memscan.config import Config
 from pytest_memscan.errors import MemscanError, shown_path
 from pytest_memscan.gate import judge_run
@@ -123,6 +124,7 @@ class Controller:
             versions=_versions(),
             timings={name: round(seconds, 3) for name, seconds in self._seconds.items()},
             reason_not_run=self._reason_not_run(),
+            not_scanned=not_scanned(self._settings.situation),
         )
 
     def _reason_not_run(self) -> str:
@@ -151,7 +153,7 @@ class Controller:
         from pytest_memscan.reports.json import to_json, write_text_atomically
 
         # The verdict file is replaced last, so that a pass is never there before its evidence.
-        for kind, path in sorted(self._settings.reports, key=lambda report: report[0] == "json"):
+        for kind, path in sorted(self._settings.outputs.reports, key=lambda report: report[0] == "json"):
             try:
                 text = to_json(result) if kind == "json" else self._html(result)
                 write_text_atomically(path, text)
@@ -177,7 +179,7 @@ class Controller:
             finetunes=pairs.load_finetunes(kept / "finetunes"),
             splitting=pairs.load_splitting(kept / "splitting"),
             side=pairs.load_side(kept / "side"),
-            images=self._settings.images,
+            images=self._settings.outputs.images,
         )
 
 

@@ -171,10 +171,20 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
         {
             "metavar": "FMT[:PATH]",
             "action": "append",
-            "help": "json or html; repeatable (default: both, in .memscan/)",
+            "help": "json, html, sarif, md or model-card; repeatable (default: json and html, in "
+            ".memscan/)",
         },
     ),
     ("images", {"metavar": "MODE", "help": "none, blurred or clear in reports (default: blurred)"}),
+    ("evidence", {"metavar": "DIR", "help": "private folder for clear images of what was found"}),
+    (
+        "baseline",
+        {"metavar": "FILE", "help": "report of an earlier run: fail on a significant increase"},
+    ),
+    (
+        "save-baseline",
+        {"metavar": "FILE", "help": "where to save a run that passes, for later ones"},
+    ),
     ("config", {"metavar": "FILE", "help": "policy file (default: memscan.toml, pyproject.toml)"}),
 )
 _FLAGS = (
@@ -182,6 +192,8 @@ _FLAGS = (
     ("offline", "never use the network"),
     ("no-cache", "keep nothing after the run"),
     ("strict", "fail when the gate was deselected (default in CI)"),
+    ("show-prompts", "let reports show the text of memorised prompts"),
+    ("show-policy", "print the effective settings and where each was set, and stop"),
 )
 _INI = (
     ("fail", "linelist", "policy lines, as --memscan-fail"),
@@ -207,6 +219,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(f"--memscan-{name}", action="store_true", default=None, help=text)
     for name, kind, text in _INI:
         parser.addini(f"memscan_{name}", text, type=kind, default=None)  # type: ignore[arg-type]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """With ``--memscan-show-policy``, print the effective settings and stop."""
+    if config.option.memscan is None or not config.option.memscan_show_policy:
+        return None
+    from pytest_memscan.activation import show_policy
+
+    return show_policy(config)
 
 
 @pytest.hookimpl(tryfirst=True)

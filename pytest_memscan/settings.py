@@ -10,13 +10,13 @@ import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pytest_memscan.data.prompts import PromptSource, parse_prompt_source
 from pytest_memscan.data.sources import DataSource, parse_source
-from pytest_memscan.errors import OptionError, shown_path
+from pytest_memscan.errors import OptionError
 from pytest_memscan.policy import DEFAULT_POLICY, Threshold, parse_threshold
 
 SCANS = (
@@ -28,7 +28,6 @@ SCANS = (
     "prompt_detectors",
     "extended_side",
 )
-REPORT_FORMATS = ("json", "html")
 DTYPES = ("float32", "bfloat16", "float16")
 ImageMode = Literal["none", "blurred", "clear"]
 CLUSTERINGS = ("plateau", "null", "finextract_compat")
@@ -256,33 +255,3 @@ def parse_scans(given: Given) -> tuple[str, ...]:
                 f"{given.where}: there is no scan {name!r}; available: {', '.join(SCANS)}"
             )
     return names
-
-
-def default_reports(rootdir: Path) -> tuple[tuple[str, Path], ...]:
-    """Where reports go unless told otherwise."""
-    return tuple((kind, rootdir / ".memscan" / f"report.{kind}") for kind in REPORT_FORMATS)
-
-
-def parse_reports(given: Given, rootdir: Path) -> tuple[tuple[str, Path], ...]:
-    """Format and path of each report; JSON, the verdict file, is always among them."""
-    targets = dict(default_reports(rootdir))
-    for text in as_list(given):
-        kind, _, path = text.partition(":")
-        if kind not in REPORT_FORMATS:
-            raise OptionError(
-                f"{given.where}: {kind!r} is not a report format; "
-                f"available: {', '.join(REPORT_FORMATS)}"
-            )
-        if path:
-            targets[kind] = parse_path(replace(given, value=path))
-        if targets[kind].is_dir():
-            raise OptionError(
-                f"{given.where}: {shown_path(targets[kind])} is a folder; name a file in it, "
-                f"as in {kind}:{targets[kind].name}/report.{kind}"
-            )
-    # The JSON report is the verdict file: it is always written, whatever else is asked for.
-    asked = {"json", *(text.partition(":")[0] for text in as_list(given))}
-    reports = tuple((kind, path) for kind, path in targets.items() if kind in asked)
-    if len({path for _, path in reports}) < len(reports):
-        raise OptionError(f"{given.where}: two reports cannot be written to the same file")
-    return reports

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pytest_memscan.checkpoints.families import Kind
 from pytest_memscan.data.sources import DataSource
 from pytest_memscan.errors import OptionError
-from pytest_memscan.settings import Given, as_list
+from pytest_memscan.settings import (
+    Given,
+    as_list,
+    parse_base,
+    parse_integer,
+    parse_train_source,
+)
 
 # Name of each variant -> what it is, in the order they run.
 VARIANTS = {
@@ -71,6 +79,25 @@ class SideSettings:
     def cohesion_of(self, variant: str) -> float:
         """Mean cosine to their centroid that the members of a cluster need."""
         return DEFAULT_COHESION[variant] if self.least_cohesion is None else self.least_cohesion
+
+
+def side_settings(take: Callable[[str, Callable[[Given], Any], Any], Any]) -> SideSettings:
+    """All of them, each as given or by default.
+
+    Args:
+        take: Given the name of a setting, its parser and its default, returns its value.
+    """
+    return SideSettings(
+        variants=take("side_variants", parse_variants, ()),
+        scales=take("side_scales", parse_scales, DEFAULT_SCALES),
+        num_samples=take("side_samples", parse_integer(32, 10**7), DEFAULT_SAMPLES),
+        num_clusters=take("side_clusters", parse_integer(2, 10_000), None),
+        least_cohesion=take("side_cohesion", parse_cohesion, None),
+        training=take("side_training", parse_integer(10, 10**7), DEFAULT_TRAINING),
+        rank=take("side_rank", parse_integer(1, 1024), DEFAULT_RANK),
+        auxiliary=take("auxiliary", parse_train_source, None),
+        labeller=take("labeller", parse_base, None),
+    )
 
 
 def parse_variants(given: Given) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ ROOMS = (
     "config_sources",
     "concept_sets",
     "checks",
+    "waivers",
+    "output_settings",
     "side_settings",
     "settings",
     "policy",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_memscan.gate.finetunes import judge_finetune_coverage
 from pytest_memscan.gate.images import judge_coverage
@@ -15,7 +15,7 @@ from pytest_memscan.gate.side import judge_side_coverage
 from pytest_memscan.gate.splitting import judge_splitting_coverage
 from pytest_memscan.gate.verdicts import worst
 from pytest_memscan.policy import Threshold
-from pytest_memscan.results import CheckOutcome, Integrity, RunResult, Verdict
+from pytest_memscan.results import CheckOutcome, Integrity, RunResult, Verdict, Waiver
 
 
 def judge_integrity(integrity: Integrity) -> CheckOutcome:
@@ -95,8 +95,22 @@ def judge_run(
     versions: dict[str, str],
     timings: dict[str, float],
     reason_not_run: str = "not selected",
+    not_scanned: Mapping[str, str] | None = None,
+    waivers: Sequence[Waiver] = (),
 ) -> RunResult:
-    """The verdict of a run; checks that are required and missing make it ``not_run``."""
+    """The verdict of a run; checks that are required and missing make it ``not_run``.
+
+    Args:
+        checks: Outcomes of the checks that were executed.
+        required: Names of all checks of the run, in order.
+        checkpoint: As people name it.
+        policy: Setting -> value and source.
+        versions: Of the software.
+        timings: Seconds of each check.
+        reason_not_run: Why a required check has no outcome.
+        not_scanned: Checks that this run has not, with the reason.
+        waivers: Those of the policy, with what became of them.
+    """
     by_name = {check.name: check for check in checks}
     complete = tuple(
         by_name.get(name)
@@ -122,6 +136,8 @@ def judge_run(
         sentence=decisive.sentence,
         checkpoint=checkpoint,
         checks=complete,
+        not_scanned=dict(not_scanned or {}),
+        waivers=tuple(waivers),
         policy=policy,
         versions=versions,
         timings=timings,

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_memscan.reports.finetune_text import Candidate, candidates
-from pytest_memscan.reports.pictures import ImagePolicy, Picture, embed
+from pytest_memscan.reports.pictures import Album, Picture
 from pytest_memscan.results import CheckOutcome, ConceptScan, FinetuneScan, RunResult
 
-MAX_PICTURES = 60  # generated images drawn in one report, each beside a training image
+MAX_PICTURES = 500  # generated images drawn in one report, each beside a training image
 MIN_PICTURES = 4  # of one fine-tune, however many there are
-MAX_LISTED = 60  # rows of one table
+MAX_LISTED = 500  # rows of one table
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,7 +62,7 @@ def num_pictures(scan: FinetuneScan) -> int:
 
 
 def finetune_sections(
-    result: RunResult, pictures: Sequence[FinetunePicture], images: ImagePolicy
+    result: RunResult, pictures: Sequence[FinetunePicture], album: Album
 ) -> list[FinetuneSection]:
     """One for each scan of fine-tunes; pictures of other images are left out."""
     return [
@@ -73,7 +73,7 @@ def finetune_sections(
                 _concept_section(
                     concept,
                     [each for each in pictures if each.concept == position],
-                    images,
+                    album,
                     limit=num_pictures(check.finetunes),
                 )
                 for position, concept in enumerate(check.finetunes.concepts)
@@ -85,23 +85,19 @@ def finetune_sections(
 
 
 def _concept_section(
-    concept: ConceptScan, pictures: Sequence[FinetunePicture], images: ImagePolicy, *, limit: int
+    concept: ConceptScan, pictures: Sequence[FinetunePicture], album: Album, *, limit: int
 ) -> ConceptSection:
     found = candidates(concept)
     kept = {(each.sample_id, each.train_id): each for each in pictures}
     cards: list[FinetuneCard] = []
-    if images != "none":
-        for candidate in found:
-            picture = kept.get((candidate.sample_id, candidate.train_id))
-            if picture is not None and len(cards) < limit:
-                train = picture.train
-                cards.append(
-                    FinetuneCard(
-                        candidate=candidate,
-                        generated=embed(picture.generated, images=images),
-                        train=None if train is None else embed(train, images=images),
-                    )
-                )
+    for candidate in found:
+        picture = kept.get((candidate.sample_id, candidate.train_id))
+        if picture is None or len(cards) == limit:
+            continue
+        drawn = album.add(picture.generated, *([] if picture.train is None else [picture.train]))
+        if drawn is not None:
+            train = drawn[1] if len(drawn) > 1 else None
+            cards.append(FinetuneCard(candidate=candidate, generated=drawn[0], train=train))
     drawn = [card.candidate for card in cards]
     others = [each for each in found if each not in drawn]
     return ConceptSection(

@@ -1,7 +1,8 @@
 """Pictures for the report, kept by the process that scanned for the one that writes it.
 
 Every ``save_*`` makes a folder that only its owner can read, since it holds training images, and
-that is removed when the run ends. Every ``load_*`` gives back what was kept, in the same order;
+that is removed when the run ends. Images of which there may be hundreds are kept at the size at
+which reports draw them. Every ``load_*`` gives back what was kept, in the same order;
 nothing where no scan ended.
 """
 
@@ -17,6 +18,7 @@ from pytest_memscan.reports.finetune_pictures import FinetunePicture, num_pictur
 from pytest_memscan.reports.finetune_text import candidates
 from pytest_memscan.reports.html import MAX_GROUPS, MAX_MEMBERS, MAX_PAIRS, Group, Pair
 from pytest_memscan.reports.kept import keep, kept
+from pytest_memscan.reports.pictures import shrunk
 from pytest_memscan.reports.prompt_pictures import (
     MAX_IMAGES,
     MAX_KEYS,
@@ -60,7 +62,11 @@ def save_pairs(
     """
     if train is not None:
         pictures = (
-            Pair(finding=each, generated=generated(each.sample_id), train=train[each.train_id])
+            Pair(
+                finding=each,
+                generated=shrunk(generated(each.sample_id)),
+                train=shrunk(train[each.train_id]),
+            )
             for each in findings[:MAX_PAIRS]
         )
         keep(folder, pictures)
@@ -204,7 +210,7 @@ def _finetune_pictures(
                 concept=position,
                 sample_id=each.sample_id,
                 train_id=each.train_id,
-                generated=images_of(position, each.sample_id),
+                generated=shrunk(images_of(position, each.sample_id)),
                 train=_train_image(train_images, each.train_id),
             )
 
@@ -233,8 +239,8 @@ def save_splitting(
         pictures = (
             SteeredPicture(
                 finding=each.finding,
-                steered=pixels_of(each.finding.sample_id),
-                train=train[each.finding.train_id],
+                steered=shrunk(pixels_of(each.finding.sample_id)),
+                train=shrunk(train[each.finding.train_id]),
             )
             for each in scan.copies[:MAX_PICTURES]
         )
@@ -265,8 +271,8 @@ def save_side(
         pictures = (
             GuidedPicture(
                 found=each,
-                generated=pixels_of(each.variant, each.scale, each.finding.sample_id),
-                train=train[each.finding.train_id],
+                generated=shrunk(pixels_of(each.variant, each.scale, each.finding.sample_id)),
+                train=shrunk(train[each.finding.train_id]),
             )
             for each in scan.findings[:MAX_GUIDED]
         )
@@ -286,4 +292,4 @@ def _firsts(
 
 
 def _train_image(train: Pixels | None, train_id: int | None) -> Pixels | None:
-    return None if train is None or train_id is None else train[train_id]
+    return None if train is None or train_id is None else shrunk(train[train_id])

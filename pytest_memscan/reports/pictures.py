@@ -1,4 +1,9 @@
-"""Images as data URIs: clear, or blurred so that no reader of the file can undo it."""
+"""Images as data URIs: clear, or blurred so that no reader of the file can undo it.
+
+A report must open on any machine. Blurred images weigh about 2 kB each, so that a thousand of them
+fit; clear ones weigh up to some hundred, and an `Album` takes no more once they weigh ``MAX_BYTES``
+together. What it did not take is listed as a table instead.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,8 @@ ImagePolicy = Literal["none", "blurred", "clear"]
 BLURRED_CELLS = 8  # colours kept along the longer side, at most
 BLURRED_SHARE = 4  # pixels of a small image that become one colour, along each side
 BLURRED_SIDE = 32  # pixels of the smooth enlargement that is embedded
-CLEAR_SIDE = 256  # longer side, at most; sixty pairs must still make a file that opens
+CLEAR_SIDE = 256  # longer side, at most
+MAX_BYTES = 16_000_000  # of data URIs in one report
 PIXELATED_SIDE = 64  # an image up to this size is enlarged pixel by pixel
 
 
@@ -27,6 +33,52 @@ class Picture:
 
     uri: Markup
     is_pixelated: bool  # enlarged without smoothing
+
+
+class Album:
+    """The pictures of one report, in the order in which they are asked for.
+
+    Attributes:
+        images: What may be embedded.
+        num_bytes: Of data URIs so far.
+        is_full: Whether a picture had to be left out; every later one is, too, so that those that
+            are drawn are always the first of their list.
+    """
+
+    def __init__(self, images: ImagePolicy, *, max_bytes: int = MAX_BYTES) -> None:
+        self.images = images
+        self.num_bytes = 0
+        self.is_full = False
+        self._max_bytes = max_bytes
+
+    def add(self, *images: NDArray[np.uint8]) -> tuple[Picture, ...] | None:
+        """All of ``images`` as pictures; None where none may be embedded, or no more.
+
+        Raises:
+            ValueError: As for `embed`.
+        """
+        if self.images == "none" or self.is_full:
+            return None
+        pictures = tuple(embed(image, images=self.images) for image in images)
+        num_bytes = self.num_bytes + sum(len(picture.uri) for picture in pictures)
+        if num_bytes > self._max_bytes:
+            self.is_full = True
+            return None
+        self.num_bytes = num_bytes
+        return pictures
+
+
+def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """``image`` at the size at which reports draw it; as it is where it is no larger.
+
+    Args:
+        image: ``(height, width, channels)`` uint8; 1, 3 or 4 channels.
+    """
+    if max(image.shape[:2]) <= CLEAR_SIDE:
+        return image
+    picture = _to_picture(image)
+    small = np.asarray(picture.resize(_fitted(picture.size, CLEAR_SIDE), Image.Resampling.LANCZOS))
+    return small if small.ndim == 3 else small[:, :, None]
 
 
 def embed(image: NDArray[np.uint8], *, images: Literal["blurred", "clear"]) -> Picture:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_memscan.reports.pictures import ImagePolicy, Picture, embed
+from pytest_memscan.reports.pictures import Album, Picture
 from pytest_memscan.reports.prompt_text import is_memorised
 from pytest_memscan.results import (
     CheckOutcome,
@@ -25,7 +25,7 @@ MAX_PROMPTS = 24  # drawn in one report, with up to five pictures each
 MAX_KEYS = 24
 MAX_REPEATS = 6  # groups
 MAX_IMAGES = 4  # of one prompt or one group
-MAX_LISTED = 60  # findings in one table
+MAX_LISTED = 500  # findings in one table
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,52 +118,47 @@ class RepeatSection:
 
 
 def prompt_sections(
-    result: RunResult, pictures: Sequence[PromptPicture], images: ImagePolicy
+    result: RunResult, pictures: Sequence[PromptPicture], album: Album
 ) -> list[PromptSection]:
     """One for each scan of prompts; pictures of other findings are left out."""
     return [
-        _prompt_section(check, check.prompt_scan, pictures, images)
+        _prompt_section(check, check.prompt_scan, pictures, album)
         for check in result.checks
         if check.prompt_scan is not None
     ]
 
 
 def key_sections(
-    result: RunResult, pictures: Sequence[KeyPicture], images: ImagePolicy
+    result: RunResult, pictures: Sequence[KeyPicture], album: Album
 ) -> list[KeySection]:
     """One for each scan of keys; pictures of other findings are left out."""
     return [
-        _key_section(check, check.keys, pictures, images)
+        _key_section(check, check.keys, pictures, album)
         for check in result.checks
         if check.keys is not None
     ]
 
 
 def repeat_sections(
-    result: RunResult, pictures: Sequence[RepeatPicture], images: ImagePolicy
+    result: RunResult, pictures: Sequence[RepeatPicture], album: Album
 ) -> list[RepeatSection]:
     """One for each search for repeats; pictures of other groups are left out."""
     return [
-        _repeat_section(check, check.repeats, pictures, images)
+        _repeat_section(check, check.repeats, pictures, album)
         for check in result.checks
         if check.repeats is not None
     ]
 
 
 def _prompt_section(
-    check: CheckOutcome, scan: PromptScan, pictures: Sequence[PromptPicture], images: ImagePolicy
+    check: CheckOutcome, scan: PromptScan, pictures: Sequence[PromptPicture], album: Album
 ) -> PromptSection:
-    cards: tuple[PromptCard, ...] = ()
-    if images != "none":
-        drawn = _of(scan.findings, pictures)[:MAX_PROMPTS]
-        cards = tuple(
-            PromptCard(
-                finding=each.finding,
-                images=tuple(embed(pixels, images=images) for pixels in each.images[:MAX_IMAGES]),
-                train=None if each.train is None else embed(each.train, images=images),
-            )
-            for each in drawn
-        )
+    cards: list[PromptCard] = []
+    for each in _of(scan.findings, pictures)[:MAX_PROMPTS]:
+        drawn = album.add(*each.images[:MAX_IMAGES], *_known(each.train))
+        if drawn is not None:
+            made, train = _apart(drawn, each.train)
+            cards.append(PromptCard(finding=each.finding, images=made, train=train))
     done = [card.finding for card in cards]
     memorised = [each for each in scan.findings if is_memorised(each)]
     listed = [each for each in memorised if each not in done][:MAX_LISTED]
@@ -172,7 +167,7 @@ def _prompt_section(
     return PromptSection(
         check=check,
         scan=scan,
-        cards=cards,
+        cards=tuple(cards),
         listed=tuple(listed),
         others=tuple(others),
         num_more=max(0, scan.num_findings_total - shown),
@@ -180,37 +175,32 @@ def _prompt_section(
 
 
 def _key_section(
-    check: CheckOutcome, keys: KeyScan, pictures: Sequence[KeyPicture], images: ImagePolicy
+    check: CheckOutcome, keys: KeyScan, pictures: Sequence[KeyPicture], album: Album
 ) -> KeySection:
-    cards: tuple[KeyCard, ...] = ()
-    if images != "none":
-        drawn = _of(keys.findings, pictures)[:MAX_KEYS]
-        cards = tuple(
-            KeyCard(
-                finding=each.finding,
-                mean_image=embed(each.mean_image, images=images),
-                train=None if each.train is None else embed(each.train, images=images),
-            )
-            for each in drawn
-        )
+    cards: list[KeyCard] = []
+    for each in _of(keys.findings, pictures)[:MAX_KEYS]:
+        drawn = album.add(each.mean_image, *_known(each.train))
+        if drawn is not None:
+            (mean,), train = _apart(drawn, each.train)
+            cards.append(KeyCard(finding=each.finding, mean_image=mean, train=train))
     listed = keys.findings[:MAX_LISTED]
     return KeySection(
         check=check,
         keys=keys,
         spaces=tuple(dict.fromkeys(space.space for space in keys.spaces)),
-        cards=cards,
+        cards=tuple(cards),
         listed=listed,
         num_more=max(0, keys.num_findings_total - len(listed)),
     )
 
 
 def _repeat_section(
-    check: CheckOutcome, repeats: Repeats, pictures: Sequence[RepeatPicture], images: ImagePolicy
+    check: CheckOutcome, repeats: Repeats, pictures: Sequence[RepeatPicture], album: Album
 ) -> RepeatSection:
     cards: list[RepeatCard] = []
-    if images != "none":
-        for each in [each for each in pictures if _starts_a_group(each, repeats)][:MAX_REPEATS]:
-            drawn = [embed(pixels, images=images) for pixels in each.images[:MAX_IMAGES]]
+    for each in [each for each in pictures if _starts_a_group(each, repeats)][:MAX_REPEATS]:
+        drawn = album.add(*each.images[:MAX_IMAGES])
+        if drawn is not None:
             members = tuple(zip(each.sample_ids, drawn, strict=False))
             cards.append(RepeatCard(members=members, num_more=each.size - len(members)))
     return RepeatSection(check=check, repeats=repeats, cards=tuple(cards))
@@ -219,6 +209,17 @@ def _repeat_section(
 def _of(findings: Sequence[PromptFinding] | Sequence[KeyFinding], pictures: Sequence[P]) -> list[P]:
     """The pictures of these findings, in the same order as they were given."""
     return [each for each in pictures if each.finding in findings]
+
+
+def _known(train: NDArray[np.uint8] | None) -> list[NDArray[np.uint8]]:
+    return [] if train is None else [train]
+
+
+def _apart(
+    drawn: tuple[Picture, ...], train: NDArray[np.uint8] | None
+) -> tuple[tuple[Picture, ...], Picture | None]:
+    """The generated images, and the training image where there is one, which comes last."""
+    return (drawn, None) if train is None else (drawn[:-1], drawn[-1])
 
 
 def _starts_a_group(picture: RepeatPicture, repeats: Repeats) -> bool:

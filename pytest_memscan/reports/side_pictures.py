@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_memscan.reports.charts import Chart
-from pytest_memscan.reports.pictures import ImagePolicy, Picture, embed
+from pytest_memscan.reports.pictures import Album, Picture
 from pytest_memscan.reports.side_charts import accuracy_chart, ams_chart, growth_chart, ums_chart
 from pytest_memscan.results import CheckOutcome, GuidedFinding, RunResult, SideScan, SideVariant
 
-MAX_GUIDED = 60  # matches drawn in one report
-MAX_LISTED = 60  # rows of the table of matches
+MAX_GUIDED = 500  # matches drawn in one report
+MAX_LISTED = 500  # rows of the table of matches
 MAX_CLASSES = 200  # rows of the table of classes
 
 
@@ -54,41 +54,38 @@ class SideSection:
     scan: SideScan
     variants: tuple[VariantSection, ...]
     cards: tuple[GuidedCard, ...]
-    listed: tuple[GuidedFinding, ...]  # as a table, where there are no pictures
+    listed: tuple[GuidedFinding, ...]  # as a table: those without pictures
     num_more: int
 
 
 def side_sections(
-    result: RunResult, pictures: Sequence[GuidedPicture], images: ImagePolicy
+    result: RunResult, pictures: Sequence[GuidedPicture], album: Album
 ) -> list[SideSection]:
     """One for each scan by SIDE; pictures of other findings are left out."""
     return [
-        _section(check, check.side, pictures, images)
+        _section(check, check.side, pictures, album)
         for check in result.checks
         if check.side is not None
     ]
 
 
 def _section(
-    check: CheckOutcome, scan: SideScan, pictures: Sequence[GuidedPicture], images: ImagePolicy
+    check: CheckOutcome, scan: SideScan, pictures: Sequence[GuidedPicture], album: Album
 ) -> SideSection:
-    cards: tuple[GuidedCard, ...] = ()
-    if images != "none":
-        known = set(scan.findings)
-        cards = tuple(
-            GuidedCard(
-                found=each.found,
-                generated=embed(each.generated, images=images),
-                train=embed(each.train, images=images),
-            )
-            for each in [each for each in pictures if each.found in known][:MAX_GUIDED]
-        )
-    listed = () if cards else scan.findings[:MAX_LISTED]
+    known = set(scan.findings)
+    cards: list[GuidedCard] = []
+    for each in [each for each in pictures if each.found in known][:MAX_GUIDED]:
+        drawn = album.add(each.generated, each.train)
+        if drawn is not None:
+            generated, train = drawn
+            cards.append(GuidedCard(found=each.found, generated=generated, train=train))
+    done = {card.found for card in cards}
+    listed = tuple(each for each in scan.findings if each not in done)[:MAX_LISTED]
     return SideSection(
         check=check,
         scan=scan,
         variants=tuple(_variant(each, scan) for each in scan.variants),
-        cards=cards,
+        cards=tuple(cards),
         listed=listed,
         num_more=max(0, scan.num_findings_total - len(cards) - len(listed)),
     )

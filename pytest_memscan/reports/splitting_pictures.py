@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_memscan.reports.charts import Chart
-from pytest_memscan.reports.pictures import ImagePolicy, Picture, embed
+from pytest_memscan.reports.pictures import Album, Picture
 from pytest_memscan.reports.splitting_charts import growth_chart, rate_chart
 from pytest_memscan.reports.splitting_prompt_text import (
     PromptName,
@@ -28,8 +28,8 @@ from pytest_memscan.results import (
     SteeredCopy,
 )
 
-MAX_PICTURES = 60  # copies drawn in one report
-MAX_LISTED = 60  # rows of the table of copies, and of that of prompts
+MAX_PICTURES = 500  # copies drawn in one report
+MAX_LISTED = 500  # rows of the table of copies, and of that of prompts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,11 +70,11 @@ class SplittingSection:
 
 
 def splitting_sections(
-    result: RunResult, pictures: Sequence[SteeredPicture], images: ImagePolicy
+    result: RunResult, pictures: Sequence[SteeredPicture], album: Album
 ) -> list[SplittingSection]:
     """One for each scan that steered; pictures of other images are left out."""
     return [
-        _section(check, check.splitting, pictures, images)
+        _section(check, check.splitting, pictures, album)
         for check in result.checks
         if check.splitting is not None
     ]
@@ -84,25 +84,21 @@ def _section(
     check: CheckOutcome,
     scan: SplittingScan,
     pictures: Sequence[SteeredPicture],
-    images: ImagePolicy,
+    album: Album,
 ) -> SplittingSection:
     listed = scan.copies[:MAX_LISTED]
     leaking = leaking_prompts(scan)
-    cards: tuple[SteeredCard, ...] = ()
-    if images != "none":
-        copies = {copy.finding: copy for copy in scan.copies}
-        cards = tuple(
-            SteeredCard(
-                copy=copies[each.finding],
-                steered=embed(each.steered, images=images),
-                train=embed(each.train, images=images),
-            )
-            for each in [each for each in pictures if each.finding in copies][:MAX_PICTURES]
-        )
+    copies = {copy.finding: copy for copy in scan.copies}
+    cards: list[SteeredCard] = []
+    for each in [each for each in pictures if each.finding in copies][:MAX_PICTURES]:
+        drawn = album.add(each.steered, each.train)
+        if drawn is not None:
+            steered, train = drawn
+            cards.append(SteeredCard(copy=copies[each.finding], steered=steered, train=train))
     return SplittingSection(
         check=check,
         scan=scan,
-        cards=cards,
+        cards=tuple(cards),
         listed=listed,
         num_more=max(0, scan.num_copies_total - len(listed)),
         rates=None if scan.degenerate else rate_chart(scan),

@@ -24,10 +24,10 @@ def test_the_defaults_are_usable_and_said_to_be_defaults(resolve: Resolve) -> No
     assert (config.batch_size("unconditional"), config.batch_size("text-to-image")) == (32, 10)
     assert config.checks == ("integrity", "duplicates", "carlini", "splitting", "status")
     assert (config.reach, config.sources["reach"]) == (10**6, ("1,000,000 images", "default"))
-    assert config.images == "blurred"
+    assert config.outputs.images == "blurred"
     assert not config.strict
     assert not config.offline
-    assert dict(config.reports) == {
+    assert dict(config.outputs.reports) == {
         kind: resolve.rootdir / ".memscan" / f"report.{kind}" for kind in ("json", "html")
     }
     assert {source for _, source in config.sources.values()} == {"default"}
@@ -62,7 +62,7 @@ def test_relative_paths_start_where_they_were_written(resolve: Resolve) -> None:
     toml = 'train_data = "images"\nreport = ["html:out/a.html"]'
     config = resolve(toml=toml, ini={"cache_dir": "cache"}, holdout="held")
     assert config.train_data == resolve.rootdir / "images"
-    assert dict(config.reports)["html"] == resolve.rootdir / "out" / "a.html"
+    assert dict(config.outputs.reports)["html"] == resolve.rootdir / "out" / "a.html"
     assert config.cache_dir == resolve.rootdir / "cache"
     assert config.holdout == resolve.invocation_dir / "held"
 
@@ -75,7 +75,8 @@ def test_relative_paths_start_where_they_were_written(resolve: Resolve) -> None:
 @pytest.mark.parametrize(
     ("toml", "complaint"),
     [
-        ("failed = 3", "unknown key 'failed'; known keys are base, train_data, holdout"),
+        ("failed = 3", "unknown key 'failed', did you mean 'fail'?"),
+        ("xyz = 3", "unknown key 'xyz'; known keys are base, train_data, holdout"),
         ("seed = true", "seed: expected a whole number, got True"),
         ("steps = false", "steps: expected a whole number, got False"),
         ("batch_size = true", "batch_size: expected a whole number"),

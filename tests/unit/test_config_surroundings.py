@@ -52,13 +52,13 @@ def test_the_cache_follows_the_environment_and_then_the_option(
 
 
 def test_the_json_report_is_always_written(resolve: Resolve) -> None:
-    assert [kind for kind, _ in resolve(report=["html:x.html"]).reports] == ["json", "html"]
-    assert [kind for kind, _ in resolve(report=["json"]).reports] == ["json"]
-    assert [kind for kind, _ in resolve(toml="report = []").reports] == ["json"]
+    assert [kind for kind, _ in resolve(report=["html:x.html"]).outputs.reports] == ["json", "html"]
+    assert [kind for kind, _ in resolve(report=["json"]).outputs.reports] == ["json"]
+    assert [kind for kind, _ in resolve(toml="report = []").outputs.reports] == ["json"]
 
 
 def test_reports_go_where_they_are_sent(resolve: Resolve, tmp_path: Path) -> None:
-    reports = dict(resolve(report=[f"json:{tmp_path}/a.json", "html"]).reports)
+    reports = dict(resolve(report=[f"json:{tmp_path}/a.json", "html"]).outputs.reports)
     assert reports["json"] == tmp_path / "a.json"
     assert reports["html"] == resolve.rootdir / ".memscan" / "report.html"
 
