@@ -6,6 +6,7 @@ No network and no torch: what is wrong with the options is said in the first sec
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import uuid
 from contextlib import suppress
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pytest_memscan.checks import CHECKS
+from pytest_memscan.checks import CHECKS, not_scanned
 from pytest_memscan.config import Config, resolve_config
 from pytest_memscan.config_base import checkpoint_label
 from pytest_memscan.config_sources import (
@@ -27,10 +28,12 @@ from pytest_memscan.config_sources import (
 )
 from pytest_memscan.errors import MemscanError, OptionError
 from pytest_memscan.items import FILE_NAME, SESSION, Collection, FileCollection
+from pytest_memscan.policy_files import locate
 from pytest_memscan.progress import console_progress
 from pytest_memscan.reports.text import sentence_lines
 from pytest_memscan.session import Session
 from pytest_memscan.settings import PIXELS
+from pytest_memscan.waivers import states, utc_today
 
 SETTINGS = (
     *(name for name in TOML_KEYS if name not in FILE_ONLY),
@@ -98,8 +101,9 @@ def _replace_verdict(config: pytest.Config, reason: str) -> None:
     from pytest_memscan.controller import write_not_run
 
     path = json_report_path(**_given(config))
-    with suppress(OptionError):  # said already, or less important than what was wrong first
-        write_not_run((("json", path),), checkpoint_label(config.option.memscan), reason)
+    if path is not None:
+        with suppress(OptionError):  # said already, or less important than what was wrong first
+            write_not_run((("json", path),), checkpoint_label(config.option.memscan), reason)
 
 
 def _home(config: pytest.Config) -> Path:
@@ -118,6 +122,7 @@ def _check_inputs(settings: Config, config: pytest.Config) -> None:
     from pytest_memscan.controller import write_not_run
     from pytest_memscan.similarity.descriptors.presets import check_descriptor
 
+    _check_baseline(settings)
     write_not_run(settings.outputs.reports, settings.label, "the run did not get to its end")
     if not config.option.collectonly:
         check_descriptor(settings.descriptor, cache_dir=settings.cache_dir)
@@ -134,6 +139,20 @@ def _check_inputs(settings: Config, config: pytest.Config) -> None:
     if config.option.collectonly:
         return
     _check_cache_dir(settings.cache_dir)
+
+
+def _check_baseline(settings: Config) -> None:
+    """An earlier run that this one cannot be compared with is said before any time is spent."""
+    from pytest_memscan.baselines import (
+        check_baseline_options,
+        check_comparable_settings,
+        read_baseline,
+    )
+
+    outputs = settings.outputs
+    check_baseline_options(settings.baseline, outputs.save_baseline, outputs.reports)
+    if settings.baseline is not None:
+        check_comparable_settings(read_baseline(settings.baseline), settings.sources)
 
 
 def _check_checkpoint(settings: Config) -> None:
@@ -269,4 +288,30 @@ def show_policy(config: pytest.Config) -> int:
     Raises:
         pytest.UsageError: An option or policy value cannot be used.
     """
-    raise NotImplementedError
+    from pytest_memscan.reports.policy_text import PolicyLine, policy_lines
+
+    try:
+        settings = _settings(config)
+    except MemscanError as error:
+        raise pytest.UsageError(f"memscan: {' '.join(sentence_lines(str(error)))}") from None
+    today, file = utc_today(), settings.policy_file
+    lines = policy_lines(
+        settings.sources,
+        [
+            PolicyLine(
+                expression=each.expression,
+                source=each.source,
+                location=locate(each.expression, file, settings.rootdir)
+                if each.source == file.name
+                else None,
+            )
+            for each in settings.thresholds
+        ],
+        states(settings.waivers, (), today),
+        settings.checks,
+        not_scanned(settings.situation),
+        today=today,
+        width=shutil.get_terminal_size().columns,
+    )
+    print("\n".join(lines))
+    return int(pytest.ExitCode.OK)

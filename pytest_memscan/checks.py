@@ -152,7 +152,8 @@ def checks_of(situation: Situation) -> tuple[str, ...]:
 def not_scanned(situation: Situation) -> dict[str, str]:
     """The scans that a run does not have, each with the reason."""
     kind = situation.kind
-    missing = [name for name in CHECKS if name not in checks_of(situation)]
+    run = {*checks_of(situation), "regression"}  # which scans nothing
+    missing = [name for name in CHECKS if name not in run]
     if kind is None:  # then only what was asked for by name is known
         return dict.fromkeys(missing, _NOT_ASKED_FOR)
     return {name: why_not(name, kind, situation=situation) or _NOT_ASKED_FOR for name in missing}

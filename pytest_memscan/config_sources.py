@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_memscan.errors import OptionError
 from pytest_memscan.output_settings import default_reports, parse_reports
-from pytest_memscan.settings import Given
+from pytest_memscan.settings import Given, parse_path
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -86,19 +86,29 @@ def collect(
 
 def json_report_path(
     options: Mapping[str, Any], *, ini: Mapping[str, Any], rootdir: Path, invocation_dir: Path
-) -> Path:
-    """Where the verdict file goes, even when other settings are wrong."""
+) -> Path | None:
+    """Where the verdict file goes, even when other settings are wrong.
+
+    Returns:
+        None where the run would have replaced its own baseline, which is somebody's evidence.
+    """
+    given = {name: options.get(name) for name in ("report", "baseline") if options.get(name)}
     try:
-        given = options.get("report")
-        if given:
-            raw = Given(value=given, source="--memscan-report", base=invocation_dir)
-        else:
-            raw = collect(options, ini=ini, rootdir=rootdir, invocation_dir=invocation_dir)[
-                "report"
-            ]
-        return dict(parse_reports(raw, rootdir))["json"]
-    except (OptionError, KeyError):
-        return dict(default_reports(rootdir))["json"]
+        raw = collect(options, ini=ini, rootdir=rootdir, invocation_dir=invocation_dir)
+    except OptionError:
+        raw = {
+            name: Given(value=value, source=f"--memscan-{name}", base=invocation_dir)
+            for name, value in given.items()
+        }
+    path = dict(default_reports(rootdir))["json"]
+    try:
+        if "report" in raw:
+            path = dict(parse_reports(raw["report"], rootdir))["json"]
+        if "baseline" in raw and parse_path(raw["baseline"]) == path.resolve():
+            return None
+    except OptionError:
+        pass
+    return path
 
 
 def policy_file(options: Mapping[str, Any], *, rootdir: Path, invocation_dir: Path) -> Path:

@@ -15,9 +15,10 @@ import pytest
 from pytest_memscan.checks import not_scanned
 from pytest_memscan.config import Config
 from pytest_memscan.errors import MemscanError, shown_path
-from pytest_memscan.gate import judge_run
+from pytest_memscan.gate import judge_run, waived_ids
 from pytest_memscan.results import CheckOutcome, RunResult, Verdict
 from pytest_memscan.session import Session
+from pytest_memscan.waivers import states, utc_today
 
 
 class Controller:
@@ -116,8 +117,16 @@ class Controller:
         terminalreporter.write_line(verdict, **{colour: True, "bold": True})
 
     def _judge(self) -> RunResult:
+        from pytest_memscan.policy_files import with_locations
+
+        settings, today = self._settings, utc_today()
+        checks = list(self._outcomes.values())
+        found = [each for check in checks for each in waived_ids(check, settings.waivers, today)]
         return judge_run(
-            list(self._outcomes.values()),
+            [
+                with_locations(check, policy_file=settings.policy_file, root=settings.rootdir)
+                for check in checks
+            ],
             required=self._settings.checks,
             checkpoint=_name(self._settings, self._outcomes.values()),
             policy=dict(self._settings.sources),
@@ -125,6 +134,7 @@ class Controller:
             timings={name: round(seconds, 3) for name, seconds in self._seconds.items()},
             reason_not_run=self._reason_not_run(),
             not_scanned=not_scanned(self._settings.situation),
+            waivers=states(settings.waivers, found, today),
         )
 
     def _reason_not_run(self) -> str:
@@ -150,37 +160,36 @@ class Controller:
 
     def _write(self, result: RunResult) -> RunResult:
         """Write the reports and return what was written: without its evidence, no pass."""
-        from pytest_memscan.reports.json import to_json, write_text_atomically
+        from pytest_memscan.reports.json import write_text_atomically
+        from pytest_memscan.reports.picture_files import Pictures
+        from pytest_memscan.reports.render import render
 
+        outputs = self._settings.outputs
+        pictures = Pictures.load(self._session.work_dir)
         # The verdict file is replaced last, so that a pass is never there before its evidence.
-        for kind, path in sorted(self._settings.outputs.reports, key=lambda report: report[0] == "json"):
+        for kind, path in sorted(outputs.reports, key=lambda report: report[0] == "json"):
             try:
-                text = to_json(result) if kind == "json" else self._html(result)
+                text = render(kind, result, pictures=pictures, images=outputs.images)
                 write_text_atomically(path, text)
                 self._written.append(f"{kind} report: {shown_path(path)}")
             except (MemscanError, OSError) as error:
                 self._trouble = f"the {kind} report could not be written: {error}"
                 if result.verdict is Verdict.PASS:
                     result = replace(result, verdict=Verdict.ERROR, sentence=self._trouble)
+        self._save_baseline(result)
         return result
 
-    def _html(self, result: RunResult) -> str:
-        from pytest_memscan.reports import pairs
-        from pytest_memscan.reports.html import to_html
+    def _save_baseline(self, result: RunResult) -> None:
+        from pytest_memscan.baselines import save_baseline
 
-        kept = self._session.work_dir
-        return to_html(
-            result,
-            pairs.load_pairs(kept / "pairs"),
-            groups=pairs.load_groups(kept / "groups"),
-            prompts=pairs.load_prompts(kept / "prompts"),
-            keys=pairs.load_keys(kept / "keys"),
-            repeats=pairs.load_repeats(kept / "repeats"),
-            finetunes=pairs.load_finetunes(kept / "finetunes"),
-            splitting=pairs.load_splitting(kept / "splitting"),
-            side=pairs.load_side(kept / "side"),
-            images=self._settings.outputs.images,
-        )
+        path = self._settings.outputs.save_baseline
+        if path is None or self._config.option.collectonly:
+            return
+        try:
+            save_baseline(result, path)
+            self._written.append(f"baseline saved: {shown_path(path)}")
+        except MemscanError as error:
+            self._trouble = self._trouble or str(error)
 
 
 def write_not_run(reports: Sequence[tuple[str, Path]], checkpoint: str, reason: str) -> None:
@@ -219,17 +228,8 @@ def write_not_run(reports: Sequence[tuple[str, Path]], checkpoint: str, reason: 
 def _name(settings: Config, checks: Iterable[CheckOutcome]) -> str:
     """The checkpoint as people name it, with its commit once that is known."""
     for check in () if settings.concepts else checks:  # a set is named after its file
-        scans = (
-            check.scan,
-            check.splitting,
-            check.side,
-            check.prompt_scan,
-            check.repeats,
-            check.finetunes,
-        )
-        for scan in scans:
-            if scan is not None:
-                return scan.provenance["checkpoint"]
+        if "checkpoint" in check.provenance:
+            return check.provenance["checkpoint"]
     return settings.label
 
 

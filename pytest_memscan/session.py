@@ -1,7 +1,6 @@
-"""One run, from checkpoint to check outcomes: resolve, vet, plan, generate, judge.
+"""One run, from checkpoint to check outcomes: measure, judge, remember.
 
-The same object serves the collected items and the fixtures. Under xdist every worker has its
-own; a lock and a shared result file make sure that only one of them scans.
+The same object serves the collected items and the fixtures.
 """
 
 from __future__ import annotations
@@ -10,92 +9,51 @@ import logging
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
 
+from pytest_memscan.baselines import read_baseline
+from pytest_memscan.checkpoints.families import Kind
 from pytest_memscan.checkpoints.integrity import joined
 from pytest_memscan.checks import why_not
-from pytest_memscan.config import Config
-from pytest_memscan.errors import MemscanError, OptionError
+from pytest_memscan.errors import MemscanError, OptionError, shown_path
 from pytest_memscan.gate import (
     judge_duplicates,
     judge_finetunes,
     judge_integrity,
     judge_keys,
     judge_prompt_scan,
+    judge_regression,
     judge_repeats,
     judge_scan,
     judge_screening,
     judge_side,
     judge_splitting,
     judge_status,
+    judge_with_waivers,
     not_applicable,
 )
-from pytest_memscan.generating import Recipe
-from pytest_memscan.inputs import Inputs, ProgressDisplay
-from pytest_memscan.policy import check_can_be_shown
-from pytest_memscan.results import (
-    CheckOutcome,
-    Duplicates,
-    FinetuneScan,
-    PromptResults,
-    Repeats,
-    ScanResult,
-    SideScan,
-    SplittingScan,
-    Verdict,
-)
-from pytest_memscan.settings import DEFAULT_IMAGES, PIXELS, Budget
+from pytest_memscan.measurements import Measurements
+from pytest_memscan.regression import compare
+from pytest_memscan.results import CheckOutcome, Regression, Verdict
+from pytest_memscan.waivers import utc_today
 
-if TYPE_CHECKING:
-    from pytest_memscan.finetune_scanning import FinetuneScanner
-    from pytest_memscan.generation import ProgressCallback
-    from pytest_memscan.prompt_inputs import PromptInputs
-    from pytest_memscan.prompt_scanning import PromptScanner
-    from pytest_memscan.sampler import Sampler
-    from pytest_memscan.side_scanning import SideScanner
-    from pytest_memscan.splitting_scanning import SplittingScanner
-    from pytest_memscan.store import ImageStore
-
-T = TypeVar("T")
 SECONDS_LEFT_BEHIND = 2 * 24 * 3600
-
-
-def _silent(_: str) -> AbstractContextManager[ProgressCallback]:
-    return nullcontext(lambda _: None)
+_ABOUT_OTHERS = ("regression", "status")
 
 
 @dataclass(kw_only=True)
-class Session:
+class Session(Measurements):
     """Runs each check at most once and remembers how it ended.
 
     Attributes:
-        config: What the user asked for.
-        session_id: Shared by the controller and the workers of one pytest run.
-        progress: Shows generation; given a title, returns a context with a callback.
         crashes: Errors of ours rather than the user's, by check.
     """
 
-    config: Config
-    session_id: str
-    progress: ProgressDisplay = _silent
     crashes: dict[str, Exception] = field(default_factory=dict)
     _outcomes: dict[str, CheckOutcome] = field(default_factory=dict)
-    _failures: dict[str, MemscanError] = field(default_factory=dict)
-
-    @property
-    def work_dir(self) -> Path:
-        """Shared by the processes of this run only; removed when it ends."""
-        return self.config.cache_dir / "sessions" / self.session_id
-
-    @property
-    def cache_dir(self) -> Path:
-        """Where generated images and converted training images are kept."""
-        return self.config.cache_dir if self.config.use_cache else self.work_dir / "cache"
 
     def check(self, name: str) -> CheckOutcome:
         """How one check ended; errors become outcomes, so that every item says its own."""
@@ -113,147 +71,71 @@ class Session:
         return self._outcomes[name]
 
     def _run(self, name: str) -> CheckOutcome:
-        thresholds = self.config.thresholds
         if name == "integrity":
-            for inputs in self._of_concepts:
-                inputs.pipeline(self.config.dtype)
-                if self.config.concepts:  # the models of a whole set need not fit into memory
-                    inputs.forget_models()
-            return judge_integrity(joined([inputs.integrity for inputs in self._of_concepts]))
+            return self._vet()
         if name == "status":
-            others = [self.check(other) for other in self.config.checks if other != name]
-            return judge_status(others, thresholds)
+            others = [self.check(each) for each in self.config.checks if each != name]
+            return judge_status(others, self.config.thresholds)
+        if name == "regression":
+            return judge_regression(self._regression())
         kind = self.inputs.kind
         if reason := why_not(name, kind, situation=self.inputs.situation):
             if name in (self.config.scans or ()):
                 raise OptionError(f"{name} was asked for and does not apply: {reason}")
             return not_applicable(name, reason)
+        return self._judge(name, kind)
+
+    def _judge(self, name: str, kind: Kind) -> CheckOutcome:
+        """Measure, unless that was done, and hold it against the policy."""
+        thresholds = self.config.thresholds
+        judged = partial(
+            judge_with_waivers,
+            thresholds=thresholds,
+            waivers=self.config.waivers,
+            today=utc_today(),
+        )
         if name == "duplicates":
             return judge_duplicates(self.duplicates, thresholds)
         if name == "repeats":
             return judge_repeats(self.repeats, thresholds)
-        if name == "finextract":
-            return judge_finetunes(self.finetunes, thresholds)
-        if name == "splitting":
-            return judge_splitting(self.splitting, thresholds)
-        if name == "side":
-            return judge_side(self.side, thresholds)
-        if kind == "unconditional":
-            return judge_scan(self.carlini, thresholds)
         if name == "prompt_detectors":
             return judge_screening(self.prompt_results.screening)
-        if name == "extended_side":
-            return judge_keys(self.prompt_results.keys, thresholds)
-        return judge_prompt_scan(self.prompt_results.prompts, thresholds)
-
-    @cached_property
-    def inputs(self) -> Inputs:
-        """Checkpoint, training images, and what they are compared by."""
-        return Inputs(config=self.config, cache_dir=self.cache_dir, progress=self.progress)
-
-    @cached_property
-    def prompt_inputs(self) -> PromptInputs:
-        """Prompts of a text-to-image checkpoint, planted strings and negatives."""
-        from pytest_memscan.prompt_inputs import PromptInputs
-
-        return PromptInputs(inputs=self.inputs)
-
-    @cached_property
-    def carlini(self) -> ScanResult:
-        """The scan, computed once in this run whatever the number of processes.
-
-        Raises:
-            MemscanError: It could not be done.
-        """
-        return self._once("carlini", ScanResult, self._scan)
-
-    @cached_property
-    def splitting(self) -> SplittingScan:
-        """Rare copies and their price, likewise.
-
-        Raises:
-            MemscanError: It could not be done.
-        """
-        return self._once("splitting", SplittingScan, self._split)
-
-    @cached_property
-    def side(self) -> SideScan:
-        """What surrogate conditions bring out, likewise.
-
-        Raises:
-            MemscanError: It could not be done.
-        """
-        return self._once("side", SideScan, self._condition)
-
-    @cached_property
-    def repeats(self) -> Repeats:
-        """What comes up again and again among generated images, likewise.
-
-        Raises:
-            MemscanError: It could not be done.
-        """
-        return self._once("repeats", Repeats, self._find_repeats)
-
-    @cached_property
-    def prompt_results(self) -> PromptResults:
-        """Every scan of a text-to-image checkpoint, likewise.
-
-        Raises:
-            MemscanError: It could not be done.
-        """
-        return self._once("prompts", PromptResults, self._scan_prompts)
-
-    @cached_property
-    def finetunes(self) -> FinetuneScan:
-        """What comes out of a fine-tune, given its base, likewise.
-
-        Raises:
-            MemscanError: It could not be done.
-        """
-        return self._once("finetunes", FinetuneScan, self._scan_finetunes)
-
-    @cached_property
-    def duplicates(self) -> Duplicates:
-        """What is more than once among the training images, also computed once.
-
-        Raises:
-            MemscanError: The training images cannot be read or compared.
-        """
-        return self._once("duplicates", Duplicates, self._find_duplicates)
-
-    def _once(self, name: str, kind: type[T], compute: Callable[[], T]) -> T:
-        """What the first process of this run computed, under the lock of the scan.
-
-        What could not be done is not tried again for the next check that needs it.
-        """
-        from pytest_memscan.reports.json import dump, load, write_text_atomically
-        from pytest_memscan.store import exclusive
-
-        if name in self._failures:
-            raise self._failures[name]
-        shared = self.work_dir / f"{name}.json"
-        try:
-            with exclusive(self._locked(name), session=self.session_id):
-                if shared.exists():
-                    return load(shared.read_text(encoding="utf-8"), kind)
-                result = compute()
-                write_text_atomically(shared, dump(result))
-        except MemscanError as error:
-            self._failures[name] = error
-            raise
-        return result
-
-    def _locked(self, name: str) -> Path:
-        """The folder that only one run may use for this."""
-        if name == "finetunes":
-            return self._finetune_scanners[0].folder
-        if name == "duplicates" and self.inputs.situation.has_base:
-            return self.work_dir / name  # nothing is generated for it
+        if name == "finextract":
+            return judged(judge_finetunes, self.finetunes)
         if name == "splitting":
-            return self._splitting_scanner.recipe.store_dir
+            return judged(judge_splitting, self.splitting)
         if name == "side":
-            return self._side_scanner.recipe.store_dir
-        return self._recipe.store_dir
+            return judged(judge_side, self.side)
+        if name == "extended_side":
+            return judged(judge_keys, self.prompt_results.keys)
+        if kind == "unconditional":
+            return judged(judge_scan, self.carlini)
+        return judged(judge_prompt_scan, self.prompt_results.prompts)
+
+    def _vet(self) -> CheckOutcome:
+        """Look at every file of the checkpoints before anything is made with them."""
+        for inputs in self._of_concepts:
+            inputs.pipeline(self.config.dtype)
+            if self.config.concepts:  # the models of a whole set need not fit into memory
+                inputs.forget_models()
+        return judge_integrity(joined([inputs.integrity for inputs in self._of_concepts]))
+
+    def _regression(self) -> Regression:
+        """What changed since the run that is compared with.
+
+        Raises:
+            OptionError: Its report cannot be used, or there is none.
+        """
+        path = self.config.baseline
+        if path is None:
+            raise OptionError("no earlier run was given; name its report with --memscan-baseline")
+        checks = [self.check(each) for each in self.config.checks if each not in _ABOUT_OTHERS]
+        return compare(
+            read_baseline(path),
+            checks,
+            [line.metric for line in self.config.thresholds],
+            source=shown_path(path),
+        )
 
     def close(self) -> None:
         """Remove what only this run needed, and what killed runs left behind days ago."""
@@ -262,156 +144,6 @@ class Session:
             with suppress(OSError):
                 if time.time() - left_behind.stat().st_mtime > SECONDS_LEFT_BEHIND:
                     shutil.rmtree(left_behind, ignore_errors=True)
-
-    def _scan(self) -> ScanResult:
-        from pytest_memscan.reports.pairs import save_pairs
-        from pytest_memscan.scans.carlini import carlini
-
-        inputs = self.inputs
-        reference, holdout, coverage = inputs.reference, inputs.holdout, inputs.coverage()
-        with self._sampler("carlini: generating") as sampler:
-            result = carlini(
-                sampler,
-                reference,
-                holdout=None if holdout is None else holdout.pixels,
-                coverage=coverage,
-                provenance=self._recipe.provenance(),
-            )
-            inputs.require_unchanged()
-            pairs = self.work_dir / "pairs"
-            save_pairs(pairs, result.findings, sampler.pixels_of, inputs.train_pixels)
-        return result
-
-    def _split(self) -> SplittingScan:
-        with self.progress("splitting") as report:
-            return self._splitting_scanner.scan(self.work_dir / "splitting", report)
-
-    def _condition(self) -> SideScan:
-        with self.progress("side") as report:
-            return self._side_scanner.scan(self.work_dir / "side", report)
-
-    def _find_repeats(self) -> Repeats:
-        from pytest_memscan.reports.pairs import save_repeats
-        from pytest_memscan.scans.repeats import repeats
-
-        by_pixels = self.config.descriptor == PIXELS
-        with self._sampler("repeats: generating") as sampler:
-            found = repeats(
-                sampler,
-                descriptor=None if by_pixels else self.inputs.descriptor,
-                provenance=self._recipe.provenance(),
-            )
-            save_repeats(self.work_dir / "repeats", found, sampler.pixels_of)
-        return found
-
-    def _scan_prompts(self) -> PromptResults:
-        from pytest_memscan.reports.pairs import save_keys, save_prompts
-
-        scanner, train = self._prompt_scanner, None
-        if self.config.has_train_data:
-            train = self.inputs.train_pixels
-        store = self._open_store()
-        try:
-            with self.progress("text-to-image") as report:
-                judged = scanner.scan(store, report)
-                result = PromptResults(
-                    screening=judged.screening, prompts=judged.prompts, keys=judged.keys
-                )
-            if train is not None:
-                self.inputs.require_unchanged()
-            save_prompts(
-                self.work_dir / "prompts", result.prompts.findings, judged.images_of, train
-            )
-            save_keys(self.work_dir / "keys", result.keys.findings, judged.mean_image_of, train)
-        finally:
-            store.close()
-        return result
-
-    @cached_property
-    def _finetune_scanners(self) -> list[FinetuneScanner]:
-        """One for each fine-tune."""
-        from pytest_memscan.finetune_scanning import FinetuneScanner
-
-        return [
-            FinetuneScanner(inputs=inputs, cache_dir=self.cache_dir) for inputs in self._of_concepts
-        ]
-
-    @cached_property
-    def _of_concepts(self) -> list[Inputs]:
-        """The fine-tunes of a set, or the checkpoint alone."""
-        if not self.config.concepts:
-            return [self.inputs]
-        return [
-            Inputs(config=config, cache_dir=self.cache_dir, progress=self.progress)
-            for config in self.config.of_concepts()
-        ]
-
-    def _scan_finetunes(self) -> FinetuneScan:
-        from pytest_memscan.finetune_scanning import scan_finetunes
-
-        with self.progress("finextract: generating") as report:
-            return scan_finetunes(
-                self._finetune_scanners,
-                self.work_dir / "finetunes",
-                label=self.config.label,
-                session_id=self.session_id,
-                report=report,
-            )
-
-    def _find_duplicates(self) -> Duplicates:
-        from pytest_memscan.reports.pairs import save_groups
-        from pytest_memscan.scans.duplicates import find_duplicates
-
-        pixels = self.inputs.train_pixels
-        found = find_duplicates(
-            self.inputs.reference, self.inputs.index.descriptors if pixels is None else pixels
-        )
-        save_groups(self.work_dir / "groups", found, pixels)
-        return found
-
-    @contextmanager
-    def _sampler(self, title: str) -> Iterator[Sampler]:
-        """Draws as many images as the budget allows."""
-        store = self._open_store()
-        try:
-            with self.progress(title) as report:
-                budget = self.config.budget or Budget(num_images=DEFAULT_IMAGES)
-                num_images = self._recipe.images_of(budget, store)
-                for threshold in self.config.thresholds:
-                    check_can_be_shown(threshold, num_images=num_images)
-                yield self._recipe.sampler(store, num_images=num_images, report=report)
-        finally:
-            store.close()
-
-    def _open_store(self) -> ImageStore:
-        from pytest_memscan.store import ImageStore
-
-        return ImageStore(self._recipe.store_dir, spec=self._recipe.spec)
-
-    @cached_property
-    def _prompt_scanner(self) -> PromptScanner:
-        from pytest_memscan.prompt_scanning import PromptScanner
-
-        base = Recipe(inputs=self.inputs, cache_dir=self.cache_dir)
-        return PromptScanner(inputs=self.inputs, texts_in=self.prompt_inputs, base=base)
-
-    @cached_property
-    def _splitting_scanner(self) -> SplittingScanner:
-        from pytest_memscan.splitting_scanning import SplittingScanner
-
-        return SplittingScanner(inputs=self.inputs, cache_dir=self.cache_dir)
-
-    @cached_property
-    def _side_scanner(self) -> SideScanner:
-        from pytest_memscan.side_scanning import SideScanner
-
-        return SideScanner(inputs=self.inputs, cache_dir=self.cache_dir)
-
-    @cached_property
-    def _recipe(self) -> Recipe:
-        if self.inputs.kind == "text-to-image":
-            return self._prompt_scanner.recipe
-        return Recipe(inputs=self.inputs, cache_dir=self.cache_dir)
 
 
 def _error(name: str, sentence: str) -> CheckOutcome:

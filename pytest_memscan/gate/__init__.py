@@ -8,6 +8,7 @@ from pytest_memscan.gate.prompts import (
     judge_repeats,
     judge_screening,
 )
+from pytest_memscan.gate.regression import judge_regression
 from pytest_memscan.gate.run import (
     judge_coverages,
     judge_integrity,
@@ -17,6 +18,7 @@ from pytest_memscan.gate.run import (
 )
 from pytest_memscan.gate.side import judge_side
 from pytest_memscan.gate.splitting import judge_splitting, judge_splitting_coverage
+from pytest_memscan.gate.waivers import judge_with_waivers, waived_ids
 
 __all__ = [
     "judge_coverage",
@@ -26,6 +28,7 @@ __all__ = [
     "judge_integrity",
     "judge_keys",
     "judge_prompt_scan",
+    "judge_regression",
     "judge_repeats",
     "judge_run",
     "judge_scan",
@@ -34,5 +37,7 @@ __all__ = [
     "judge_splitting",
     "judge_splitting_coverage",
     "judge_status",
+    "judge_with_waivers",
     "not_applicable",
+    "waived_ids",
 ]

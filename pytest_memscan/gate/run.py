@@ -120,17 +120,7 @@ def judge_run(
     verdict = worst(check.verdict for check in complete)
     decisive = next(check for check in complete if check.verdict is verdict)
     if verdict is Verdict.PASS:
-        scans = (
-            check
-            for check in complete
-            if check.scan
-            or check.splitting
-            or check.side
-            or check.prompt_scan
-            or check.repeats
-            or check.finetunes
-        )
-        decisive = next(scans, decisive)
+        decisive = next((check for check in complete if check.scans), decisive)
     return RunResult(
         verdict=verdict,
         sentence=decisive.sentence,

@@ -12,6 +12,7 @@ from pytest_memscan.reports import (
     estimates,
     finetune_text,
     key_text,
+    overview,
     prompt_text,
     side_label_text,
     side_text,
@@ -23,6 +24,7 @@ MAX_TEXT = 4000  # characters of any one string
 CONSTANTS = {
     "CONFIRMED": splitting_text.CONFIRMED,
     "IN_REACH": splitting_text.IN_REACH,
+    "HOW_TO_WAIVE": overview.HOW_TO_WAIVE,
     "NOTHING_TO_COMPARE": key_text.NOTHING_TO_COMPARE,
     "NOT_PROVEN": finetune_text.NOT_PROVEN,
     "NO_TRAINING_IMAGES": finetune_text.NO_TRAINING_IMAGES,

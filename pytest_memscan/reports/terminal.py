@@ -19,6 +19,7 @@ from pytest_memscan.reports.estimates import (
 )
 from pytest_memscan.reports.finetune_lines import finetune_lines, other_estimates
 from pytest_memscan.reports.prompt_lines import prompt_lines
+from pytest_memscan.reports.run_lines import run_lines
 from pytest_memscan.reports.side_lines import side_lines
 from pytest_memscan.reports.splitting_lines import splitting_lines
 from pytest_memscan.reports.splitting_text import sound_metrics
@@ -87,6 +88,7 @@ def summary_lines(result: RunResult, *, verbosity: int, width: int) -> list[str]
         lines += splitting_lines(result, verbosity=verbosity, width=width)
         lines += prompt_lines(result, verbosity=verbosity, width=width)
         lines += finetune_lines(result, verbosity=verbosity, width=width)
+        lines += run_lines(result, verbosity=verbosity, width=width)
         lines += [
             f"duplicates: {duplicates_text(check.duplicates)}"
             for check in result.checks

@@ -12,6 +12,7 @@ from pytest_memscan.results.regression import Regression
 from pytest_memscan.results.side import SideScan
 from pytest_memscan.results.splitting import SplittingScan
 
+Scan = ScanResult | SplittingScan | SideScan | PromptScan | KeyScan | Repeats | FinetuneScan
 SCHEMA_VERSION = 1  # of the JSON report; raised when a field changes its meaning
 
 
@@ -83,9 +84,9 @@ class CheckOutcome:
     regression: Regression | None = None
 
     @property
-    def metrics(self) -> dict[str, Estimate]:
-        """Everything it measured that a threshold can name."""
-        scans = (
+    def scans(self) -> tuple[Scan, ...]:
+        """What it measured by attacking the checkpoint."""
+        every = (
             self.scan,
             self.splitting,
             self.side,
@@ -94,12 +95,17 @@ class CheckOutcome:
             self.repeats,
             self.finetunes,
         )
-        return {
-            name: value
-            for scan in scans
-            if scan is not None
-            for name, value in scan.metrics.items()
-        }
+        return tuple(each for each in every if each is not None)
+
+    @property
+    def metrics(self) -> dict[str, Estimate]:
+        """Everything it measured that a threshold can name."""
+        return {name: value for scan in self.scans for name, value in scan.metrics.items()}
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What must match before it is compared with that of another run."""
+        return {name: value for scan in self.scans for name, value in scan.provenance.items()}
 
     @property
     def coverage(self) -> Coverage | None:

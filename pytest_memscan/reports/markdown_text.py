@@ -1,0 +1,94 @@
+r"""Foreign text in GitHub's Markdown: it can neither format, link, mention nor run anything.
+
+GitHub reads a summary three times: as Markdown, as HTML, and then the text of the page for
+``@name``, ``#123`` and addresses. Only a code span is left alone by all three, so every word that
+could mean something to one of them becomes one. A backtick and a ``|``, which would end a code
+span or a cell, are written like other characters that are made harmless, as ``\x60``.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+from pytest_memscan.reports.text import escape, sentence_lines
+
+MAX_ROWS = 50  # of one table
+MAX_LINES = 6  # of one sentence
+MAX_CELL = 300  # characters of any one string
+EMPTY = "(empty)"
+
+_WORD = re.compile(r"(?P<before>[(\"']*)(?P<core>.*?)(?P<after>[.,;:)\"'?!]*)")
+_PLAIN = re.compile(r"(?!www\.|gh-\d)(?:[^\W_]|[-.,;%+/=()'\"?!])*", re.IGNORECASE)
+_OPERATOR = re.compile(r"[<>=&-]+")
+
+
+def code(text: str, *, limit: int = 120) -> str:
+    r"""``text`` as a code span, on one line.
+
+    Args:
+        text: Any string.
+        limit: Most characters kept; the middle of a longer text becomes ``...``.
+
+    Example:
+        >>> code("a|b`<script>@all")
+        '`a\\x7cb\\x60<script>@all`'
+    """
+    safe = escape(text, limit=limit).strip().replace("`", "\\x60").replace("|", "\\x7c")
+    return f"`{safe}`" if safe else EMPTY
+
+
+def prose(text: str, *, limit: int = MAX_CELL) -> str:
+    """A message whose words stay words, and whose names become code.
+
+    The result must not stand at the start of a line, where ``1.`` or ``-`` would begin a list.
+
+    Args:
+        text: Any string; its first few lines are kept.
+        limit: Most characters of each line.
+
+    Example:
+        >>> prose("side_extracted is 13 <= 20, see http://x.y [now](z).")
+        '`side_extracted` is 13 &lt;= 20, see `http://x.y` `[now](z`).'
+    """
+    lines = list(sentence_lines(text, limit=limit))
+    shown = [" ".join(map(_word, line.split(" "))) for line in lines[:MAX_LINES]]
+    return "<br>".join(shown + (["..."] if len(lines) > MAX_LINES else []))
+
+
+def _word(word: str) -> str:
+    if _OPERATOR.fullmatch(word):
+        return html.escape(word)
+    match = _WORD.fullmatch(word)
+    # A pattern of ".*" matches every word that has no line break, and `escape` leaves none.
+    before, core, after = match.groups() if match else ("", word, "")
+    return word if _PLAIN.fullmatch(core) else f"{before}{code(core, limit=MAX_CELL)}{after}"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: str = "") -> str:
+    """A table of cells that are safe already; a long one is cut, and says so.
+
+    Args:
+        heads: One for each column.
+        rows: Likewise.
+        right: Head of the column that is aligned to the right.
+    """
+    rules = ["---:" if head == right else "---" for head in heads]
+    lines = [_row(heads), _row(rules), *map(_row, rows[:MAX_ROWS])]
+    return "\n".join(lines) + more(len(rows) - MAX_ROWS)
+
+
+def bullets(texts: Sequence[str]) -> str:
+    """A list of texts that are safe already, each behind a word of ours; cut like a table."""
+    lines = [f"- {text}" for text in texts[:MAX_ROWS]]
+    return "\n".join(lines) + more(len(texts) - MAX_ROWS)
+
+
+def more(number: int, *, least: bool = False) -> str:
+    """``"and 12 more"`` as a paragraph; nothing where there are no more."""
+    return f"\n\nand {'at least ' if least else ''}{number:,} more" if number > 0 else ""
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
