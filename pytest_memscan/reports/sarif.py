@@ -52,7 +52,7 @@ def to_sarif(result: RunResult) -> str:
         "properties": {
             "verdict": result.verdict.value,
             "sentence": _plain(result.sentence),
-            "checkpoint": escape(result.checkpoint),
+            "checkpoint": _plain(result.checkpoint),
         },
     }
     log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
@@ -116,7 +116,7 @@ def _result(alert: Alert, rules: Sequence[str]) -> dict[str, Any]:
         "ruleId": alert.rule,
         "ruleIndex": rules.index(alert.rule),
         "level": rule_of(alert.rule).level,
-        "message": {"text": f"{_plain(alert.message).removesuffix('.')}."},
+        "message": {"text": f"{_plain(alert.message).removesuffix('.') or alert.rule}."},
         "locations": [{"physicalLocation": _place(alert.location)}],
         # GitHub looks at the second only, and takes it for the hash of a line.
         "partialFingerprints": {"memscan/v1": known_by, "primaryLocationLineHash": known_by},
@@ -149,10 +149,12 @@ def _is_inside(file: str) -> bool:
 
 def _category(checkpoint: str) -> str:
     """The same for every commit: GitHub closes an alert when its category no longer has it."""
-    return quote(_COMMIT.sub("", escape(checkpoint)), safe="/@").strip("/") or "checkpoint"
+    return quote(_COMMIT.sub("", escape(checkpoint)), safe="/@:").strip("/") or "checkpoint"
 
 
 def _plain(text: str) -> str:
     """One harmless line: no line break, link ``[text](target)`` or placeholder ``{0}``."""
+    if len(text) > 2 * MAX_MESSAGE:  # `escape` looks at every character, and keeps both ends
+        text = text[:MAX_MESSAGE] + text[-MAX_MESSAGE:]
     line = escape(" ".join(each.strip() for each in text.splitlines()), limit=MAX_MESSAGE)
     return line.strip().replace("](", "] (").replace("{", "(").replace("}", ")")

@@ -80,11 +80,12 @@ def _distinct(alerts: Iterable[Alert]) -> list[Alert]:
 
 
 def _of_check(check: CheckOutcome) -> Iterator[Alert]:
+    leaks = leaks_of(check)
     broken = [
         alert
         for outcome in check.thresholds
         if outcome.verdict is Verdict.FAIL
-        for alert in _broken(outcome, check)
+        for alert in _broken(outcome, check, leaks)
     ]
     broken += _increases(check)
     unsettled = [
@@ -95,11 +96,12 @@ def _of_check(check: CheckOutcome) -> Iterator[Alert]:
     yield from broken
     yield from unsettled
     if check.verdict in _RULE_OF and not _is_told(check, broken, unsettled):
+        was_run = check.verdict is not Verdict.NOT_RUN
         yield Alert(
             rule=_RULE_OF[check.verdict],
             check=_name(check.name),
             subject="",
-            message=f"{_name(check.name)}: {check.sentence or check.verdict}",
+            message=check.sentence if was_run else f"{_name(check.name)}: {check.sentence}",
             location=_where(check),
         )
 
@@ -112,12 +114,12 @@ def _is_told(check: CheckOutcome, broken: Sequence[Alert], unsettled: Sequence[A
     return check.verdict is Verdict.INCONCLUSIVE and bool(unsettled) and check.sentence == sentences
 
 
-def _broken(outcome: ThresholdOutcome, check: CheckOutcome) -> Iterator[Alert]:
+def _broken(
+    outcome: ThresholdOutcome, check: CheckOutcome, leaks: Iterable[Leak]
+) -> Iterator[Alert]:
     """The findings that count against one line, or one alert where it has none."""
-    metric = split_expression(outcome)[0]
-    counted = [
-        leak for leak in leaks_of(check) if metric in leak.metrics and leak.id not in outcome.waived
-    ]
+    metric = _metric(outcome)
+    counted = [leak for leak in leaks if metric in leak.metrics and leak.id not in outcome.waived]
     # The strongest are listed, in an order that scores do not change.
     listed = sorted(counted[:MAX_FINDINGS], key=lambda leak: leak.id)
     for leak in listed:
@@ -130,7 +132,7 @@ def _broken(outcome: ThresholdOutcome, check: CheckOutcome) -> Iterator[Alert]:
         )
     num_more = _least_number(outcome, counted) - len(listed)
     if not listed or num_more > 0:
-        more = f"; at least {num_more} more findings are not listed one by one" if listed else ""
+        more = f"; findings not listed one by one: at least {num_more}" if listed else ""
         message = f"{_open(outcome.sentence)}{more}{_doubt(check)}"
         yield _of_line(metric, message, outcome, check)
 
@@ -139,7 +141,7 @@ def _of_line(rule: str, message: str, outcome: ThresholdOutcome, check: CheckOut
     return Alert(
         rule=rule,
         check=_name(check.name),
-        subject=split_expression(outcome)[0],
+        subject=_metric(outcome),
         message=message or outcome.expression,
         location=outcome.location,
     )
@@ -188,6 +190,10 @@ def _increase_text(change: MetricChange, baseline: str) -> str:
 
 def _where(check: CheckOutcome) -> Location | None:
     return next((each.location for each in check.thresholds if each.location), None)
+
+
+def _metric(outcome: ThresholdOutcome) -> str:
+    return escape(split_expression(outcome)[0]) or "unknown"
 
 
 def _name(check: str) -> str:

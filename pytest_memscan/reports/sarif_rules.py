@@ -57,6 +57,7 @@ _COMPARE = (
     "Pass the training images with --memscan-train-data to learn whether they are copies of any. "
     f"{_LESS}"
 )
+_KEEP_ONE = "Keep one image of each group (the reports list the largest), and train again."
 _LEVELS = {
     "low": "low or closer, the loosest published level",
     "mid": "mid or closer",
@@ -147,14 +148,14 @@ _METRICS = {
         title="Training images are there more than once",
         meaning="There are more groups of (near-)duplicate training images than the policy "
         "allows. Duplicates are what models memorise first.",
-        remedy="Keep one image of each group that the HTML report shows, and train again.",
+        remedy=_KEEP_ONE,
         severity="3.0",
     ),
     "duplicate_images": Rule(
         title="Too many training images are duplicates",
         meaning="More training images could go, leaving one of each group of (near-)duplicates, "
         "than the policy allows. Duplicates are what models memorise first.",
-        remedy="Keep one image of each group that the HTML report shows, and train again.",
+        remedy=_KEEP_ONE,
         severity="3.0",
     ),
     "memorised_prompts": Rule(
@@ -187,8 +188,8 @@ _METRICS = {
     ),
     "extracted_canaries": Rule(
         title="A planted string was memorised",
-        meaning="The images of a planted string hardly vary: the model has learned a caption that "
-        "stood in its training data a known number of times. Real captions fare no better.",
+        meaning="The images of a string that was planted in the training data hardly vary: the "
+        "model has learned it by heart, and may have learned other captions so.",
         remedy=_REPHRASE,
         severity="8.0",
     ),
@@ -196,7 +197,7 @@ _METRICS = {
         title="The images of a prompt hardly vary",
         meaning="The images of a sampled prompt hardly vary, which memorised prompts show. "
         "Nothing was compared with training images.",
-        remedy=_COMPARE,
+        remedy=_REPHRASE,
         severity="5.0",
         precision="medium",
     ),
@@ -210,8 +211,8 @@ _METRICS = {
     ),
     "copied_images": Rule(
         title="A training image of the fine-tune is copied",
-        meaning="An image made by the fine-tune is a copy of one of its training images, closer "
-        "than the base model explains.",
+        meaning="An image made by the fine-tune is a copy of one of its training images: more "
+        "like it than distinct real images are like each other.",
         remedy=_RETRAIN,
         severity="8.5",
         precision="very-high",
@@ -306,5 +307,13 @@ def rule_of(rule_id: str) -> Rule:
 
 
 def rule_name(rule_id: str) -> str:
-    """``"LeakRate"`` for ``"leak_rate"``: names of rules are identifiers."""
-    return "".join(word.capitalize() for word in re.split(r"[^A-Za-z0-9]+", rule_id)) or "Limit"
+    """An identifier, as names of rules must be.
+
+    Example:
+        >>> rule_name("leak_rate"), rule_name("memscan/not-run")
+        ('LeakRateAboveLimit', 'MemscanNotRun')
+    """
+    if rule_id not in _OTHERS and rule_id not in _METRICS:
+        return "UnknownAboveLimit"
+    words = "".join(word.capitalize() for word in re.split(r"[_/-]", rule_id))
+    return words if rule_id in _OTHERS else f"{words}AboveLimit"
