@@ -21,8 +21,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-OWN, SHARED = "memscan.toml", "pyproject.toml"
-_TABLES = {SHARED: ("tool", "memscan")}  # any other file is all about this gate
+_TABLES = {"pyproject.toml": ("tool", "memscan")}  # any other file is all about this gate
 _KEY = "fail"
 _TOKEN = re.compile(
     r"""
@@ -101,12 +100,6 @@ def with_locations(check: CheckOutcome, *, policy_file: Path, root: Path) -> Che
             for each in check.thresholds
         ),
     )
-
-
-def existing_policy_file(root: Path) -> Path:
-    """``memscan.toml``, or ``pyproject.toml`` where only that is there."""
-    own, shared = root / OWN, root / SHARED
-    return shared if shared.is_file() and not own.is_file() else own
 
 
 def _entries(content: str) -> Iterator[_Entry]:

@@ -81,7 +81,7 @@ def judge_with_waivers(
     if measured.verdict is not Verdict.FAIL:
         return measured
     ids = waived_ids(measured, waivers, today)
-    leaks = {leak.id: leak for leak in reversed(leaks_of(measured)) if leak.id in ids}
+    leaks = {leak.id: leak for leak in leaks_of(measured) if leak.id in ids}
     taken = _taken(scan, tuple(leaks.values()))
     if not taken:
         return measured

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pytest_memscan.reports.text import escape
 from pytest_memscan.results import Location, Waiver
 
-_INDENT = "  "
-_LONGEST_VALUE = 60  # columns that a value may take before its source moves on
-_LEAST_WIDTH = 40
+_INDENT = _GAP = "  "
+_LEAST_WIDTH, _LEAST_VALUE = 40, 20  # columns
+_SHOWN_BELOW = ("fail", "suppress")
+_NO_LIMIT = "no limit on anything"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +51,14 @@ def policy_lines(
     """
     width = max(width, _LEAST_WIDTH)
     settings = [
-        (name.replace("_", "-"), *policy[name])
-        for name in policy
-        if name not in ("fail", "suppress")
+        (name.replace("_", "-"), *policy[name]) for name in policy if name not in _SHOWN_BELOW
     ]
-    lines = ["settings", *_table(settings, width)]
-    limits = [(each.expression, _place(each)) for each in thresholds]
-    lines += ["", "policy", *(_table(limits, width) or [f"{_INDENT}no limit on anything"])]
+    limits = {each.expression: _place(each) for each in thresholds}
+    lines = ["settings", *_settings(settings, width)]
+    lines += ["", "policy", *(_pairs(limits, width) if limits else _wrapped(_NO_LIMIT, width))]
     lines += ["", "checks", *_wrapped(", ".join(checks) or "none", width)]
     if not_scanned:
-        lines += ["", "not in this run", *_reasons(not_scanned, width)]
+        lines += ["", "not in this run", *_pairs(not_scanned, width)]
     if waivers:
         lines += ["", "waivers"]
         lines += [line for each in waivers for line in _waiver(each, today, width)]
@@ -71,45 +70,27 @@ def _place(line: PolicyLine) -> str:
     return line.source if where is None else f"{where.file}:{where.line}"
 
 
-def _table(rows: Iterable[tuple[str, ...]], width: int) -> list[str]:
-    """Columns as wide as what is in them; what is too long goes on in the lines below."""
-    cells = [[_ascii(cell) for cell in row] for row in rows]
-    if not cells:
-        return []
-    *names, _ = ([len(row[column]) for row in cells] for column in range(len(cells[0])))
-    widths = [min(max(each), _LONGEST_VALUE) for each in names]
-    lines = []
-    for row in cells:
-        padded = [cell.ljust(room) for cell, room in zip(row, widths, strict=False)]
-        line = _INDENT + _INDENT.join([*padded, row[-1]])
-        if len(line) <= width and all(
-            len(cell) <= room for cell, room in zip(row, widths, strict=False)
-        ):
-            lines.append(line)
-        else:
-            lines += _broken(row, widths[0], width)
-    return lines
+def _settings(rows: Iterable[tuple[str, str, str]], width: int) -> Iterator[str]:
+    """Name, value and source in columns; a long value goes on in its own."""
+    cells = [(_ascii(name), _ascii(value), _ascii(source)) for name, value, source in rows]
+    first = max((len(name) for name, _, _ in cells), default=0)
+    last = max((len(source) for _, _, source in cells), default=0)
+    room = max(width - len(_INDENT) - first - last - 2 * len(_GAP), _LEAST_VALUE)
+    values = [_wrapped(value, room, indent="") or [""] for _, value, _ in cells]
+    middle = min(max((len(line) for lines in values for line in lines), default=0), room)
+    for (name, _, source), (begin, *rest) in zip(cells, values, strict=True):
+        yield f"{_INDENT}{name:<{first}}{_GAP}{begin:<{middle}}{_GAP}{source}"
+        yield from (f"{_INDENT}{'':<{first}}{_GAP}{line}" for line in rest)
 
 
-def _broken(row: Sequence[str], first: int, width: int) -> list[str]:
-    """A row that does not fit: its later cells one below the other, behind the first column."""
-    indent = " " * (len(_INDENT) + first + len(_INDENT))
-    name, *others = row
-    return textwrap.wrap(
-        f"{name.ljust(first)}{_INDENT}{others[0]}",
-        width=width,
-        initial_indent=_INDENT,
-        subsequent_indent=indent,
-        drop_whitespace=True,
-        break_long_words=False,
-        break_on_hyphens=False,
-    ) + [f"{indent}{cell}" for cell in others[1:]]
-
-
-def _reasons(not_scanned: Mapping[str, str], width: int) -> Iterator[str]:
-    first = max(len(_ascii(name)) for name in not_scanned)
-    for name, reason in not_scanned.items():
-        yield from _broken((_ascii(name), _ascii(reason)), first, width)
+def _pairs(rows: Mapping[str, str], width: int) -> Iterator[str]:
+    """A name and a text beside it, which may go on below."""
+    first = max(len(_ascii(name)) for name in rows)
+    room = max(width - len(_INDENT) - first - len(_GAP), _LEAST_VALUE)
+    for name, text in rows.items():
+        begin, *rest = _wrapped(text, room, indent="") or [""]
+        yield f"{_INDENT}{_ascii(name):<{first}}{_GAP}{begin}".rstrip()
+        yield from (f"{_INDENT}{'':<{first}}{_GAP}{line}" for line in rest)
 
 
 def _waiver(waiver: Waiver, today: datetime.date, width: int) -> Iterator[str]:
@@ -120,7 +101,7 @@ def _waiver(waiver: Waiver, today: datetime.date, width: int) -> Iterator[str]:
 
 def _left(days: int) -> str:
     if days < 0:
-        return f"EXPIRED {-days} day{'' if days == -1 else 's'} ago, counts for nothing"
+        return f"EXPIRED {-days} day{'' if days == -1 else 's'} ago"
     if days == 0:
         return "expires after today"
     return f"expires in {days} day{'' if days == 1 else 's'}"
