@@ -39,6 +39,7 @@ OUR_VERSION = frozenset({"pytest-memscan"})
 # Shares of images or prompts: their size does not depend on how many were looked at. All other
 # numbers do: a count grows with the images, and distinct ones per image become fewer.
 _SIZE_FREE = re.compile(r"(steered_|prompt_|side_)?leak_rate|(side_)?ams_\w+")
+_FOLLOWS = "near-duplicates searched"  # says how many training images there are
 _SPENT_ALIKE = 1.25  # splitting spends a budget in whole rounds, so that numbers vary a little
 
 
@@ -74,6 +75,8 @@ def differences(
         for key in sorted(then.keys() | here.keys())
         if _plain(key) not in free and then.get(key) != here.get(key)
     }
+    if "training images" in differing:
+        differing.pop(_FOLLOWS, None)
     plan, planned = dict(_plan(before)), dict(_plan(now))
     differing |= {
         key: (plan.get(key, ABSENT), planned.get(key, ABSENT))
@@ -138,11 +141,10 @@ def _plan(check: CheckOutcome) -> Iterator[tuple[str, str]]:
         if check.splitting.prompt_coverage is not None:
             yield "planned prompts", f"{check.splitting.prompt_coverage.num_planned:,}"
     if check.side is not None:
-        scales = [
-            f"{each.name} at {', '.join(f'{of.scale:g}' for of in each.settings)}"
-            for each in check.side.variants
-        ]
-        yield "SIDE variants", "; ".join(scales) or "none"
+        variants = check.side.variants
+        scales = sorted({images.scale for each in variants for images in each.settings})
+        yield "SIDE variants", ", ".join(each.name for each in variants) or "none"
+        yield "SIDE lambdas", ", ".join(f"{scale:g}" for scale in scales) or "none"
         yield "planned images", f"{check.side.coverage.planned:,}"
     if check.prompt_scan is not None:  # its images depend on what comes up, its plan does not
         yield "planned prompts", f"{check.prompt_scan.prompts.num_planned:,}"
@@ -150,7 +152,8 @@ def _plan(check: CheckOutcome) -> Iterator[tuple[str, str]]:
         yield "copy rate", f"{check.prompt_scan.rule.copy_rate:g}"
     if check.keys is not None:
         yield "images per key", f"{check.keys.images_per_key:,}"
-        yield "planted strings", f"{check.keys.num_canaries:,}"
+        planted = check.keys.canaries
+        yield "planted strings", f"{0 if planted is None else planted.num_planned:,}"
     if check.finetunes is not None:
         concepts = check.finetunes.concepts
         yield "fine-tunes", f"{len(concepts):,}"

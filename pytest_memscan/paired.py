@@ -60,17 +60,16 @@ def higher_share(successes: int, trials: int, before: int, trials_before: int) -
         if total < 1 or not 0 <= count <= total:
             raise ValueError(f"{count} successes of {total} trials")
     marked, population = successes + before, trials + trials_before
-    # the shorter tail is summed, so that a sum near 1 does not come from rounding errors
     least, most = max(0, marked - trials_before), min(marked, trials)
-    upper = np.arange(successes, most + 1)
-    lower = np.arange(least, successes)
 
     def chance(k: NDArray[np.int64]) -> float:
         ways = _log_ways(trials, k) + _log_ways(trials_before, marked - k)
         return float(np.exp(ways - _log_ways(population, np.array(marked))).sum())
 
-    p = chance(upper) if len(upper) <= len(lower) else 1 - chance(lower)
-    return min(1.0, max(0.0, p))
+    # the tail that is small is summed: taking a sum from 1 would leave rounding errors of it
+    if successes * population > marked * trials:
+        return min(1.0, chance(np.arange(successes, most + 1)))
+    return max(0.0, 1 - chance(np.arange(least, successes)))
 
 
 def fewest_significant(p_value: Callable[[int], float], *, level: float, most: int) -> int | None:

@@ -40,7 +40,8 @@ def judge_regression(regression: Regression) -> CheckOutcome:
             f"{each.metric} {value_text(each.before)} -> {value_text(each.now)}"
             for each in regression.changes
         )
-        first = regression.changes[0]
+        tested = (each for each in regression.changes if each.p_value is not None)
+        first = next(tested, regression.changes[0])
         sentence = (
             f"no significant increase since the baseline {since}: {shown}; {first.metric} by "
             f"{escape(first.test, limit=400)}"
