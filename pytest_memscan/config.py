@@ -285,7 +285,9 @@ def resolve_config(
     check_scans(config)
     check_clustering(config)
     check_used(config)
-    if config.kind != "unconditional":
+    if {"prompt_detectors", "carlini", "extended_side"} & set(config.checks) and (
+        config.kind != "unconditional"
+    ):
         check_stopping_rule(config)
     check_measured(config.thresholds, config.situation)
     sources |= shown_settings(config)

@@ -58,7 +58,7 @@ TOML_KEYS = [
 ]
 FILE_ONLY = ("suppress",)  # a waiver is reviewed like code, not typed
 OPTIONS_ONLY = ("save_baseline", "show_prompts", "evidence")  # asked for each time
-INI_KEYS = ("fail", "report", "cache_dir", "strict")
+INI_KEYS = ("fail", "report", "cache_dir", "strict", "junit_properties")
 
 
 def collect(

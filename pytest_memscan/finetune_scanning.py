@@ -187,7 +187,8 @@ class FinetuneScanner(FinetuneMethods):
         """A budget is spent; else a count that is limited may settle it earlier."""
         config = self.inputs.config
         lines = [line for line in config.thresholds if line.subject == "finetunes"]
-        early = config.budget is None and config.has_train_data and lines
+        # With waivers, how many copies are too many is known only when they are.
+        early = config.budget is None and config.has_train_data and lines and not config.waivers
         limit = None
         if early and all(line.metric == "copied_images" for line in lines):
             limit = min(math.ceil(each.limit) - (each.operator == "<") for each in lines)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_memscan.errors import OptionError
 from pytest_memscan.inputs import Inputs
+from pytest_memscan.results import MEASUREMENT_VERSION
 from pytest_memscan.settings import Budget
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class Recipe:
             **inputs.fingerprints,
             "image size": str(inputs.shape),
             **spec,
+            "measurement": str(MEASUREMENT_VERSION),
             "pytest-memscan": version("pytest-memscan"),
         }
 

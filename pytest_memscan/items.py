@@ -50,7 +50,8 @@ class MemscanItem(pytest.Item):
         session = self.config.stash[SESSION]
         outcome = session.check(self.name)
         self.stash[_OUTCOME] = outcome
-        self.user_properties += list(_properties(outcome))
+        if session.config.outputs.junit_properties:
+            self.user_properties += list(_properties(outcome))
         if self.name in session.crashes:
             raise session.crashes[self.name]
         if outcome.verdict in (Verdict.ERROR, Verdict.NOT_RUN):

@@ -39,6 +39,7 @@ class Outputs:
         show_prompts: Whether they may show the text of memorised prompts.
         evidence: Private folder for clear images of what was found; None for none.
         save_baseline: File that a passing run is saved to, for later ones to compare with.
+        junit_properties: Whether metrics go into JUnit files; some readers refuse them.
     """
 
     reports: tuple[tuple[str, Path], ...]
@@ -46,6 +47,7 @@ class Outputs:
     show_prompts: bool
     evidence: Path | None
     save_baseline: Path | None
+    junit_properties: bool
 
 
 def output_settings(
@@ -64,6 +66,7 @@ def output_settings(
         show_prompts=take("show_prompts", parse_boolean, False),
         evidence=take("evidence", parse_path, None),
         save_baseline=take("save_baseline", parse_path, None),
+        junit_properties=take("junit_properties", parse_boolean, True),
     )
 
 

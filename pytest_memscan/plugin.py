@@ -200,6 +200,7 @@ _INI = (
     ("report", "linelist", "reports, as --memscan-report"),
     ("cache_dir", "string", "where generated images are kept"),
     ("strict", "string", "true or false, as --memscan-strict"),
+    ("junit_properties", "string", "true or false: metrics in JUnit files (default: true)"),
 )
 
 

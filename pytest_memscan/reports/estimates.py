@@ -176,9 +176,14 @@ def split_expression(outcome: ThresholdOutcome) -> tuple[str, str, str]:
 
 
 def reason(outcome: ThresholdOutcome) -> str:
-    """The threshold against what was measured: ``"extracted 143 > 0"``."""
+    """The threshold against what was measured: ``"extracted 143 > 0"``.
+
+    Where findings were waived, what is left is no number of its own, and is not shown as one.
+    """
     metric, operator, limit = split_expression(outcome)
     estimate = outcome.estimate
+    if outcome.waived:
+        return f"{outcome_expression(outcome)}, {waived_text(outcome)}"
     if estimate is None or not operator:
         return outcome_expression(outcome)
     measured = value_text(estimate)
@@ -189,6 +194,11 @@ def reason(outcome: ThresholdOutcome) -> str:
     if outcome.verdict is Verdict.FAIL and operator in _OPPOSITE:
         return f"{metric} {measured} {_OPPOSITE[operator]} {limit}"
     return f"{metric} {measured}, limit {operator} {limit}"
+
+
+def waived_text(outcome: ThresholdOutcome) -> str:
+    """``"2 waived"``, or nothing."""
+    return f"{len(outcome.waived)} waived" if outcome.waived else ""
 
 
 def outcome_expression(outcome: ThresholdOutcome) -> str:

@@ -16,9 +16,11 @@ from pytest_memscan.reports.estimates import (
     reason,
     split_expression,
     value_text,
+    waived_text,
 )
 from pytest_memscan.reports.finetune_lines import finetune_lines, other_estimates
 from pytest_memscan.reports.prompt_lines import prompt_lines
+from pytest_memscan.reports.regression_text import regression_lines
 from pytest_memscan.reports.run_lines import run_lines
 from pytest_memscan.reports.side_lines import side_lines
 from pytest_memscan.reports.splitting_lines import splitting_lines
@@ -88,6 +90,7 @@ def summary_lines(result: RunResult, *, verbosity: int, width: int) -> list[str]
         lines += splitting_lines(result, verbosity=verbosity, width=width)
         lines += prompt_lines(result, verbosity=verbosity, width=width)
         lines += finetune_lines(result, verbosity=verbosity, width=width)
+        lines += regression_lines(result, verbosity=verbosity, width=width)
         lines += run_lines(result, verbosity=verbosity, width=width)
         lines += [
             f"duplicates: {duplicates_text(check.duplicates)}"
@@ -159,7 +162,8 @@ def _threshold_row(outcome: ThresholdOutcome) -> Row:
     metric, operator, limit = split_expression(outcome)
     estimate = outcome.estimate
     value, bounds = (value_text(estimate), bounds_text(estimate)) if estimate else ("-", "-")
-    return metric, value, bounds, f"{operator} {limit}".strip(), verdict_word(outcome.verdict)
+    result = ", ".join(filter(None, (verdict_word(outcome.verdict), waived_text(outcome))))
+    return metric, value, bounds, f"{operator} {limit}".strip(), result
 
 
 def _explanations(result: RunResult, *, verbosity: int, width: int) -> list[str]:

@@ -47,6 +47,7 @@ from pytest_memscan.results.prompts import (
 )
 from pytest_memscan.results.regression import MetricChange, Regression
 from pytest_memscan.results.run import (
+    MEASUREMENT_VERSION,
     SCHEMA_VERSION,
     CheckOutcome,
     Integrity,
@@ -69,6 +70,7 @@ from pytest_memscan.results.splitting import PromptLeak, RateAt, SplittingScan, 
 
 __all__ = [
     "FLAT_IMAGE",
+    "MEASUREMENT_VERSION",
     "RATIO",
     "SCHEMA_VERSION",
     "AccuracyAt",

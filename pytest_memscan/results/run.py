@@ -14,6 +14,7 @@ from pytest_memscan.results.splitting import SplittingScan
 
 Scan = ScanResult | SplittingScan | SideScan | PromptScan | KeyScan | Repeats | FinetuneScan
 SCHEMA_VERSION = 1  # of the JSON report; raised when a field changes its meaning
+MEASUREMENT_VERSION = 1  # raised when the same images would give other numbers
 
 
 @dataclass(frozen=True, kw_only=True)
