@@ -69,22 +69,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rendered(path: Path, kind: str) -> str:
+    name = escape(shown_path(path.absolute()))
     try:
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise MemscanError(
-            f"cannot read the report {escape(shown_path(path))}: {error.strerror or error}. "
+            f"cannot read the report {name}: {error.strerror or error}. "
             "Expected a file written by --memscan-report json."
         ) from error
     except UnicodeDecodeError as error:
         raise MemscanError(
-            f"{escape(shown_path(path))} is not UTF-8 text, so no memscan report. "
+            f"{name} is not UTF-8 text, so no memscan report. "
             "Expected a file written by --memscan-report json."
         ) from error
     try:
         return render(kind, from_json(text))
     except MemscanError as error:
-        raise MemscanError(f"{escape(shown_path(path))}: {error}") from error
+        raise MemscanError(f"{name}: {error}") from error
 
 
 def _write(text: str, output: Path | None) -> None:

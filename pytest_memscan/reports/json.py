@@ -17,6 +17,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,7 +68,7 @@ def dump(value: object) -> str:
     Raises:
         MemscanError: A number in ``value`` is not a number, or infinite where it must not be.
     """
-    adapter = TypeAdapter(type(value))
+    adapter = _adapter(type(value))
     # There and back: a whole number in the place of a float is written as it will be read.
     plain = _in_order(adapter.validate_python(adapter.dump_python(value, mode="json")))
     _refuse_non_finite(plain, what=f"{type(value).__name__} cannot be written as JSON")
@@ -133,6 +134,12 @@ def write_text_atomically(path: Path, text: str) -> None:
         ) from error
 
 
+@cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    """Made once, since building one takes as long as rendering a report."""
+    return TypeAdapter(kind)
+
+
 def _in_order(value: object) -> object:
     """Plain JSON values: fields in the order of their class, the keys of mappings sorted."""
     if isinstance(value, Gain):
@@ -167,7 +174,7 @@ def _parse(text: str, *, what: str) -> object:
 
 def _build(plain: object, kind: type[T], *, what: str) -> T:
     try:
-        built = TypeAdapter(kind).validate_python(plain)
+        built = _adapter(kind).validate_python(plain)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(step) for step in first["loc"]) or "the whole text"

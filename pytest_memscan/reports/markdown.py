@@ -10,10 +10,16 @@ import html
 from collections.abc import Callable, Iterable, Sequence
 
 from pytest_memscan.reports.check_text import coverage_texts, power_texts
-from pytest_memscan.reports.estimates import bounds_heading, bounds_text, is_exact, value_text
+from pytest_memscan.reports.estimates import (
+    bounds_heading,
+    bounds_text,
+    is_exact,
+    value_text,
+    waived_text,
+)
 from pytest_memscan.reports.leaks import Leak, leaks_of
-from pytest_memscan.reports.markdown_text import MAX_ROWS, bullets, code, more, prose, table
-from pytest_memscan.reports.overview import costs, gaps, regressions
+from pytest_memscan.reports.markdown_text import bullets, code, more, prose, table
+from pytest_memscan.reports.overview import Cost, costs, gaps, regressions
 from pytest_memscan.reports.text import check_name, duration, verdict_word
 from pytest_memscan.results import (
     CheckOutcome,
@@ -95,21 +101,19 @@ def _outcomes(result: RunResult) -> list[ThresholdOutcome]:
 
 def _thresholds(result: RunResult) -> str:
     outcomes = _outcomes(result)
-    if not outcomes:
-        return ""
     measured = [each.estimate for each in outcomes if each.estimate is not None]
     heads = ("Required", "Measured", bounds_heading(measured), "Result", "Why", "Set in")
-    return table(heads, [_threshold_row(each) for each in outcomes], right="Measured")
+    return table(heads, outcomes, _threshold_row, right="Measured")
 
 
 def _threshold_row(outcome: ThresholdOutcome) -> tuple[str, ...]:
     estimate = outcome.estimate
-    waived = len(outcome.waived)
+    waived = waived_text(outcome)
     return (
         code(outcome.expression),
         "not measured" if estimate is None else prose(value_text(estimate)),
         "none" if estimate is None else _bounds(estimate),
-        f"**{verdict_word(outcome.verdict)}**" + (f" ({waived:,} waived)" if waived else ""),
+        f"**{verdict_word(outcome.verdict)}**" + (f", {waived}" if waived else ""),
         prose(outcome.sentence),
         code(outcome.source),
     )
@@ -124,15 +128,15 @@ def _bounds(estimate: Estimate) -> str:
 
 
 def _checks(result: RunResult) -> str:
-    rows = [
-        (
+    return table(
+        ("Check", "Result", "Why"),
+        result.checks,
+        lambda check: (
             code(check_name(check.name)),
             f"**{verdict_word(check.verdict)}**",
             prose(check.sentence),
-        )
-        for check in result.checks
-    ]
-    return table(("Check", "Result", "Why"), rows) if rows else ""
+        ),
+    )
 
 
 def _findings(result: RunResult) -> str:
@@ -140,12 +144,14 @@ def _findings(result: RunResult) -> str:
     found = [_counted(check) for check in result.checks]
     places = [(rank, check) for check, leaks in enumerate(found) for rank in range(len(leaks))]
     shown = sorted((check, rank) for rank, check in sorted(places)[:NUM_FINDINGS])
-    if not shown:
-        return ""
     waived = {each for outcome in _outcomes(result) for each in outcome.waived}
-    rows = [_finding_row(result, found[check][rank], waived) for check, rank in shown]
     totals = [_total(*each) for each in zip(result.checks, found, strict=True)]
-    return table(("Id", "Check", "What was seen"), rows) + more(sum(totals) - len(shown))
+    listed = table(
+        ("Id", "Check", "What was seen"),
+        [found[check][rank] for check, rank in shown],
+        lambda leak: _finding_row(result, leak, waived),
+    )
+    return listed + more(sum(totals) - len(shown))
 
 
 def _counted(check: CheckOutcome) -> list[Leak]:
@@ -171,27 +177,30 @@ def _finding_row(result: RunResult, leak: Leak, waived: set[str]) -> tuple[str, 
 
 
 def _waivers(result: RunResult) -> str:
-    rows = [
-        (code(each.id), code(each.state), code(each.expires), prose(each.reason), code(each.source))
-        for each in result.waivers
-    ]
-    return table(("Finding", "State", "Expires", "Reason", "Set in"), rows) if rows else ""
+    return table(
+        ("Finding", "State", "Expires", "Reason", "Set in"),
+        result.waivers,
+        lambda each: (
+            *map(code, (each.id, each.state, each.expires)),
+            prose(each.reason),
+            code(each.source),
+        ),
+    )
 
 
 def _regression(regression: Regression) -> str:
     source = f"{code(regression.baseline)} ({code(regression.source)})"
     if not regression.is_comparable:
-        differing = sorted(regression.differing.items())
-        rows = [(code(key), code(was), code(now)) for key, (was, now) in differing]
-        lead = f"**INCOMPARABLE** with {source}; these have to match:"
-        return f"{lead}\n\n{table(('What', 'Then', 'Now'), rows)}"
+        differing = [(key, *sides) for key, sides in sorted(regression.differing.items())]
+        keys = table(("What", "Then", "Now"), differing, lambda each: tuple(map(code, each)))
+        return f"**INCOMPARABLE** with {source}; these have to match:\n\n{keys}"
     if not regression.changes:
         return f"Nothing was compared with {source}."
     heads = ("Metric", "Check", "Then", "Now", "New", "Gone", "p", "Result", "Compared by")
     chance = f"{100 * regression.significance:g} %"
     return (
         f"Baseline: {source}. The chance of any false increase is {chance}.\n\n"
-        f"{table(heads, [_change_row(each) for each in regression.changes])}"
+        f"{table(heads, regression.changes, _change_row)}"
     )
 
 
@@ -215,30 +224,29 @@ def _both(estimate: Estimate) -> str:
 
 
 def _not_scanned(result: RunResult) -> str:
-    rows = [(code(each.checks), prose(each.what), prose(each.why)) for each in gaps(result)]
-    return table(("Check", "What", "Why"), rows) if rows else ""
+    return table(
+        ("Check", "What", "Why"),
+        gaps(result),
+        lambda each: (code(each.checks), prose(each.what), prose(each.why)),
+    )
 
 
 def _bullets_of(result: RunResult, texts_of: Callable[[CheckOutcome], Iterable[str]]) -> str:
-    lines = [
-        f"{code(check_name(check.name))}: {prose(text, limit=1000)}"
-        for check in result.checks
-        for text in texts_of(check)
-    ]
-    return bullets(lines)
+    pairs = ((check_name(check.name), text) for check in result.checks for text in texts_of(check))
+    return bullets(list(pairs))
 
 
 def _cost(result: RunResult) -> str:
-    rows = [
-        (
-            code(each.name),
-            "" if each.num_images is None else f"{each.num_images:,}",
-            "" if each.denoiser_calls is None else f"{each.denoiser_calls:,}",
-            "" if each.seconds is None else html.escape(duration(each.seconds)),
-        )
-        for each in costs(result)
-    ]
-    return table(("Check", "Images", "Denoiser calls", "Time"), rows) if rows else ""
+    return table(("Check", "Images", "Denoiser calls", "Time"), costs(result), _cost_row)
+
+
+def _cost_row(cost: Cost) -> tuple[str, ...]:
+    return (
+        code(cost.name),
+        "" if cost.num_images is None else f"{cost.num_images:,}",
+        "" if cost.denoiser_calls is None else f"{cost.denoiser_calls:,}",
+        "" if cost.seconds is None else html.escape(duration(cost.seconds)),
+    )
 
 
 def _record(result: RunResult) -> str:
@@ -247,16 +255,18 @@ def _record(result: RunResult) -> str:
         for key, value in check.provenance.items():
             if key in seen:
                 seen[key].setdefault(value)
-    rows = [
-        (key, ", ".join(map(code, list(values)[:4])) + (", ..." if len(values) > 4 else ""))
-        for key, values in seen.items()
-        if values
-    ]
-    lines = [table(("Provenance", "Value"), rows)] if rows else []
+    known = [(key, list(values)) for key, values in seen.items() if values]
+    record = table(
+        ("Provenance", "Value"),
+        known,
+        lambda each: (
+            each[0],
+            ", ".join(map(code, each[1][:4])) + (", ..." if each[1][4:] else ""),
+        ),
+    )
+    lines = [record] if record else []
     if "report" in result.policy:
-        lines.append(
-            f"Reports of this run: {code(result.policy['report'][0], limit=MAX_ROWS * 20)}."
-        )
+        lines.append(f"Reports of this run: {code(result.policy['report'][0], limit=1000)}.")
     version = result.versions.get("pytest-memscan")
     made = f"Made by pytest-memscan {code(version)}. " if version else ""
     return "\n\n".join([*lines, made + RENDER_AGAIN])

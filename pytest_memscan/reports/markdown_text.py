@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from pytest_memscan.reports.text import escape, sentence_lines
+
+T = TypeVar("T")
 
 MAX_ROWS = 50  # of one table
 MAX_LINES = 6  # of one sentence
 MAX_CELL = 300  # characters of any one string
 EMPTY = "(empty)"
+_MOST = 4_000  # characters of a string that are looked at; more are never shown
 
 _WORD = re.compile(r"(?P<before>[(\"']*)(?P<core>.*?)(?P<after>[.,;:)\"'?!]*)")
 _PLAIN = re.compile(r"(?!www\.|gh-\d)(?:[^\W_]|[-.,;%+/=()'\"?!])*", re.IGNORECASE)
@@ -35,6 +39,8 @@ def code(text: str, *, limit: int = 120) -> str:
         >>> code("a|b`<script>@all")
         '`a\\x7cb\\x60<script>@all`'
     """
+    if len(text) > _MOST:
+        text = text[: _MOST // 2] + text[-_MOST // 2 :]  # both ends are shown
     safe = escape(text, limit=limit).strip().replace("`", "\\x60").replace("|", "\\x7c")
     return f"`{safe}`" if safe else EMPTY
 
@@ -52,7 +58,7 @@ def prose(text: str, *, limit: int = MAX_CELL) -> str:
         >>> prose("side_extracted is 13 <= 20, see http://x.y [now](z).")
         '`side_extracted` is 13 &lt;= 20, see `http://x.y` `[now](z`).'
     """
-    lines = list(sentence_lines(text, limit=limit))
+    lines = list(sentence_lines(text[:_MOST], limit=limit))
     shown = [" ".join(map(_word, line.split(" "))) for line in lines[:MAX_LINES]]
     return "<br>".join(shown + (["..."] if len(lines) > MAX_LINES else []))
 
@@ -66,29 +72,36 @@ def _word(word: str) -> str:
     return word if _PLAIN.fullmatch(core) else f"{before}{code(core, limit=MAX_CELL)}{after}"
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: str = "") -> str:
-    """A table of cells that are safe already; a long one is cut, and says so.
+def table(
+    heads: Sequence[str],
+    things: Sequence[T],
+    row: Callable[[T], Sequence[str]],
+    *,
+    right: str = "",
+) -> str:
+    """A table with a row for each of the first things, and how many more there are.
 
     Args:
         heads: One for each column.
-        rows: Likewise.
+        things: What the rows are about; no table where there is none.
+        row: The cells of a thing, which are safe already.
         right: Head of the column that is aligned to the right.
     """
+    if not things:
+        return ""
     rules = ["---:" if head == right else "---" for head in heads]
-    lines = [_row(heads), _row(rules), *map(_row, rows[:MAX_ROWS])]
-    return "\n".join(lines) + more(len(rows) - MAX_ROWS)
+    cells = [heads, rules, *map(row, things[:MAX_ROWS])]
+    lines = (f"| {' | '.join(each)} |" for each in cells)
+    return "\n".join(lines) + more(len(things) - MAX_ROWS)
 
 
-def bullets(texts: Sequence[str]) -> str:
-    """A list of texts that are safe already, each behind a word of ours; cut like a table."""
-    lines = [f"- {text}" for text in texts[:MAX_ROWS]]
-    return "\n".join(lines) + more(len(texts) - MAX_ROWS)
+def bullets(names_and_texts: Sequence[tuple[str, str]]) -> str:
+    """A list of foreign texts, each behind the name of what it is about; cut like a table."""
+    shown = names_and_texts[:MAX_ROWS]
+    lines = (f"- {code(name)}: {prose(text, limit=1000)}" for name, text in shown)
+    return "\n".join(lines) + more(len(names_and_texts) - MAX_ROWS)
 
 
-def more(number: int, *, least: bool = False) -> str:
+def more(number: int) -> str:
     """``"and 12 more"`` as a paragraph; nothing where there are no more."""
-    return f"\n\nand {'at least ' if least else ''}{number:,} more" if number > 0 else ""
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"\n\nand {number:,} more" if number > 0 else ""

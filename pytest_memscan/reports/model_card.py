@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pytest_memscan.reports.estimates import is_exact
+from pytest_memscan.reports.estimates import is_exact, waived_text
 from pytest_memscan.reports.text import check_name, escape, sentence_lines, verdict_word
 from pytest_memscan.results import CheckOutcome, Estimate, RunResult, ThresholdOutcome, Verdict
 
@@ -97,8 +97,8 @@ def _entries(result: RunResult) -> Iterator[EvalResult]:
 
 def _metric_name(outcome: ThresholdOutcome) -> str:
     """The Hub shows a name and a value and nothing else, so the name says what was required."""
-    expression = escape(outcome.expression)
-    return f"{expression} required: {verdict_word(outcome.verdict)} (pytest-memscan)"
+    ended = ", ".join(filter(None, (verdict_word(outcome.verdict), waived_text(outcome))))
+    return f"{escape(outcome.expression)} required: {ended} (pytest-memscan)"
 
 
 def _args(
