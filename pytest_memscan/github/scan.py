@@ -48,18 +48,31 @@ class InputError(Exception):
 def main() -> int:
     """Scan, and return the exit code of pytest."""
     try:
-        command = pytest_command()
+        folder = report_dir()
+        for name in (*REPORTS.values(), JUNIT):
+            # What an earlier run left there, or somebody committed, is not what this run says.
+            (folder / name).unlink(missing_ok=True)
+        command = pytest_command(folder)
     except InputError as error:
         print(f"memscan: {error}.", file=sys.stderr)
         return USAGE_ERROR
-    for name in (*REPORTS.values(), JUNIT):
-        # What an earlier run left there, or somebody committed, is not what this run says.
-        (_report_dir() / name).unlink(missing_ok=True)
     return _run(command)
 
 
-def pytest_command() -> list[str]:
-    """The command line for the inputs, which are in the environment.
+def report_dir() -> Path:
+    """Where the reports go.
+
+    Raises:
+        InputError: The name means something to the step that uploads what is in there.
+    """
+    folder = _input("report-dir") or "memscan-report"
+    if re.search(r"[\x00-\x1f*?\[\]!#]", folder):
+        raise InputError(f"the input report-dir must be a plain name, not {folder!r}")
+    return Path(folder)
+
+
+def pytest_command(folder: Path) -> list[str]:
+    """The command line for the inputs, which are in the environment; reports go to ``folder``.
 
     Raises:
         InputError: One of them cannot be used.
@@ -67,7 +80,6 @@ def pytest_command() -> list[str]:
     for name in SWITCHES:
         if _input(name) not in ("true", "false", ""):
             raise InputError(f"the input {name} must be true or false, not {_input(name)!r}")
-    folder = _report_dir()
     return [
         *(sys.executable, "-m", "pytest", *ALONE, "--memscan-only", f"--memscan={_model()}"),
         *(f"--memscan-{name}={_input(name)}" for name in OPTIONS if _input(name)),
@@ -88,14 +100,6 @@ def _model() -> str:
     if not model:
         raise InputError("the input model is empty; name the checkpoint to scan")
     return f"{model}@{revision}" if revision else model
-
-
-def _report_dir() -> Path:
-    folder = _input("report-dir") or "memscan-report"
-    # It is a pattern to the step that uploads what is in there, one on each line.
-    if re.search(r"[\x00-\x1f*?\[\]!#]", folder):
-        raise InputError(f"the input report-dir must be a plain name, not {folder!r}")
-    return Path(folder)
 
 
 def _pytest_args() -> list[str]:

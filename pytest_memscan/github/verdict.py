@@ -42,7 +42,7 @@ def main() -> int:
     elif result is not None:
         _annotate(result)
     if os.environ.get("INPUT_SUMMARY", "").strip() == "true":
-        _summarise(folder / FILES["summary-file"], trouble)
+        _summarise(folder / FILES["summary-file"], trouble, result)
     return 0
 
 
@@ -114,9 +114,12 @@ def _escape(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def _summarise(report: Path, trouble: str) -> None:
+def _summarise(report: Path, trouble: str, result: RunResult | None) -> None:
     """Append to the page of the job what the Markdown report says, if GitHub takes that much."""
-    shown = f"<pre>memscan: {html.escape(trouble)}</pre>\n\n" if trouble else ""
+    first = trouble
+    if not (trouble or report.is_file() or result is None):
+        first = f"{result.verdict}: {result.sentence}"
+    shown = f"<pre>memscan: {html.escape(first)}</pre>\n\n" if first else ""
     if report.is_file():
         text = report.read_text(encoding="utf-8", errors="replace")
         if len((shown + text).encode("utf-8")) > MOST_SUMMARY_BYTES:
