@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -34,6 +35,7 @@ class Controller:
         self._result: RunResult | None = None
         self._written: list[str] = []
         self._trouble = ""
+        self._tracebacks: list[str] = []
 
     def pytest_report_header(self) -> list[str]:
         """What will be scanned, and at what cost."""
@@ -108,6 +110,8 @@ class Controller:
             terminalreporter.section("memscan summary")
         for line in lines + (self._written if verbosity >= 0 else []):
             terminalreporter.write_line(line)
+        for text in self._tracebacks:
+            terminalreporter.write(text)
         if self._trouble:
             terminalreporter.write_line(f"memscan: {self._trouble}", red=True)
         colour = {Verdict.PASS: "green", Verdict.NOT_RUN: "yellow"}.get(self._result.verdict, "red")
@@ -172,8 +176,12 @@ class Controller:
                 text = render(kind, result, pictures=pictures, images=outputs.images)
                 write_text_atomically(path, text)
                 self._written.append(f"{kind} report: {shown_path(path)}")
-            except (MemscanError, OSError) as error:
-                self._trouble = f"the {kind} report could not be written: {error}"
+            except Exception as error:  # one renderer must not take the others with it
+                why = str(error)
+                if not isinstance(error, MemscanError | OSError):
+                    self._tracebacks += traceback.format_exception(error)
+                    why = f"unexpected {type(error).__name__}; please report it with its traceback"
+                self._trouble = f"the {kind} report could not be written: {why}"
                 if result.verdict is Verdict.PASS:
                     result = replace(result, verdict=Verdict.ERROR, sentence=self._trouble)
         self._save_baseline(result)

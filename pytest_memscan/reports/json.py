@@ -17,7 +17,6 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +29,7 @@ from pytest_memscan.results import SCHEMA_VERSION, Estimate, Gain, RunResult, Ve
 T = TypeVar("T")
 
 _INFINITY = "Infinity"
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
 
 
 def to_json(result: RunResult) -> str:
@@ -134,10 +134,11 @@ def write_text_atomically(path: Path, text: str) -> None:
         ) from error
 
 
-@cache
 def _adapter(kind: type[T]) -> TypeAdapter[T]:
     """Made once, since building one takes as long as rendering a report."""
-    return TypeAdapter(kind)
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
 def _in_order(value: object) -> object:

@@ -26,6 +26,7 @@ _MOST = 4_000  # characters of a string that are looked at; more are never shown
 _WORD = re.compile(r"(?P<before>[(\"']*)(?P<core>.*?)(?P<after>[.,;:)\"'?!]*)")
 _PLAIN = re.compile(r"(?!www\.|gh-\d)(?:[^\W_]|[-.,;%+/=()'\"?!])*", re.IGNORECASE)
 _OPERATOR = re.compile(r"[<>=&-]+")
+_BOUND = re.compile(r"\[?[\d.,%]+\]?[.,;:)]*")  # of an interval: "[0", "%,", "%];"
 
 
 def code(text: str, *, limit: int = 120) -> str:
@@ -46,7 +47,7 @@ def code(text: str, *, limit: int = 120) -> str:
 
 
 def prose(text: str, *, limit: int = MAX_CELL) -> str:
-    """A message whose words stay words, and whose names become code.
+    r"""A message whose words stay words, and whose names become code.
 
     The result must not stand at the start of a line, where ``1.`` or ``-`` would begin a list.
 
@@ -57,6 +58,8 @@ def prose(text: str, *, limit: int = MAX_CELL) -> str:
     Example:
         >>> prose("side_extracted is 13 <= 20, see http://x.y [now](z).")
         '`side_extracted` is 13 &lt;= 20, see `http://x.y` `[now](z`).'
+        >>> prose("0 % [0 %, 0.93 %], within")
+        '0 % \\[0 %, 0.93 %\\], within'
     """
     lines = list(sentence_lines(text[:_MOST], limit=limit))
     shown = [" ".join(map(_word, line.split(" "))) for line in lines[:MAX_LINES]]
@@ -66,6 +69,8 @@ def prose(text: str, *, limit: int = MAX_CELL) -> str:
 def _word(word: str) -> str:
     if _OPERATOR.fullmatch(word):
         return html.escape(word)
+    if _BOUND.fullmatch(word):
+        return word.replace("[", "\\[").replace("]", "\\]")
     match = _WORD.fullmatch(word)
     # A pattern of ".*" matches every word that has no line break, and `escape` leaves none.
     before, core, after = match.groups() if match else ("", word, "")
