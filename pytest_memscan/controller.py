@@ -33,7 +33,8 @@ class Controller:
         self._seconds: dict[str, float] = {}
         self._selected: set[str] = set()
         self._result: RunResult | None = None
-        self._written: list[str] = []
+        self._written: dict[str, str] = {}  # what was -> where
+        self._unwritable: set[str] = set()
         self._trouble = ""
         self._tracebacks: list[str] = []
 
@@ -108,7 +109,7 @@ class Controller:
         if verbosity >= 0:
             terminalreporter.ensure_newline()
             terminalreporter.section("memscan summary")
-        for line in lines + (self._written if verbosity >= 0 else []):
+        for line in [*lines, *(self._written.values() if verbosity >= 0 else ())]:
             terminalreporter.write_line(line)
         for text in self._tracebacks:
             terminalreporter.write(text)
@@ -163,41 +164,61 @@ class Controller:
         return self._settings.strict or bool(self._selected - set(self._outcomes))
 
     def _write(self, result: RunResult) -> RunResult:
-        """Write the reports and return what was written: without its evidence, no pass."""
+        """Write everything and return what was written: without its evidence, no pass."""
+        result = self._write_reports(result)
+        if not self._save_baseline(result) and result.verdict is Verdict.PASS:
+            result = self._write_reports(self._no_pass(result))
+        return result
+
+    def _write_reports(self, result: RunResult) -> RunResult:
+        """Write every report that can be; all of them say the same, whatever became of one."""
+        reports = self._settings.outputs.reports
+        # The verdict file is replaced last, so that a pass is never there before its evidence.
+        for kind, path in sorted(reports, key=lambda report: report[0] == "json"):
+            if kind in self._unwritable:
+                continue
+            try:
+                self._write_report(kind, path, result)
+            except Exception as error:  # one renderer must not take the others with it
+                self._unwritable.add(kind)
+                self._trouble = f"the {kind} report could not be written: {self._why(error)}"
+                if result.verdict is Verdict.PASS:
+                    return self._write_reports(self._no_pass(result))
+        return result
+
+    def _write_report(self, kind: str, path: Path, result: RunResult) -> None:
         from pytest_memscan.reports.json import write_text_atomically
         from pytest_memscan.reports.picture_files import Pictures
         from pytest_memscan.reports.render import render
 
-        outputs = self._settings.outputs
-        pictures = Pictures.load(self._session.work_dir)
-        # The verdict file is replaced last, so that a pass is never there before its evidence.
-        for kind, path in sorted(outputs.reports, key=lambda report: report[0] == "json"):
-            try:
-                text = render(kind, result, pictures=pictures, images=outputs.images)
-                write_text_atomically(path, text)
-                self._written.append(f"{kind} report: {shown_path(path)}")
-            except Exception as error:  # one renderer must not take the others with it
-                why = str(error)
-                if not isinstance(error, MemscanError | OSError):
-                    self._tracebacks += traceback.format_exception(error)
-                    why = f"unexpected {type(error).__name__}; please report it with its traceback"
-                self._trouble = f"the {kind} report could not be written: {why}"
-                if result.verdict is Verdict.PASS:
-                    result = replace(result, verdict=Verdict.ERROR, sentence=self._trouble)
-        self._save_baseline(result)
-        return result
+        pictures = Pictures.load(self._session.work_dir) if kind == "html" else None
+        images = self._settings.outputs.images
+        write_text_atomically(path, render(kind, result, pictures=pictures, images=images))
+        self._written[kind] = f"{kind} report: {shown_path(path)}"
 
-    def _save_baseline(self, result: RunResult) -> None:
+    def _why(self, error: Exception) -> str:
+        if isinstance(error, MemscanError | OSError):
+            return str(error)
+        self._tracebacks += traceback.format_exception(error)
+        return f"unexpected {type(error).__name__}; please report it with its traceback"
+
+    def _no_pass(self, result: RunResult) -> RunResult:
+        return replace(result, verdict=Verdict.ERROR, sentence=self._trouble)
+
+    def _save_baseline(self, result: RunResult) -> bool:
+        """Whether it was saved, where that was asked for."""
         from pytest_memscan.baselines import save_baseline
 
         path = self._settings.outputs.save_baseline
         if path is None or self._config.option.collectonly:
-            return
+            return True
         try:
             save_baseline(result, path)
-            self._written.append(f"baseline saved: {shown_path(path)}")
         except MemscanError as error:
             self._trouble = self._trouble or str(error)
+            return False
+        self._written["baseline"] = f"baseline saved: {shown_path(path)}"
+        return True
 
 
 def write_not_run(reports: Sequence[tuple[str, Path]], checkpoint: str, reason: str) -> None:
