@@ -29,6 +29,8 @@ from pytest_memscan.config_sources import (
 from pytest_memscan.errors import MemscanError, OptionError
 from pytest_memscan.items import FILE_NAME, SESSION, Collection, FileCollection
 from pytest_memscan.policy_files import locate
+from pytest_memscan.privacy.hooks import SCRUBBER, Privacy
+from pytest_memscan.privacy.values import of_environment, of_settings
 from pytest_memscan.progress import console_progress
 from pytest_memscan.reports.text import sentence_lines
 from pytest_memscan.session import Session
@@ -59,7 +61,7 @@ def activate(config: pytest.Config) -> None:
         if not is_worker:
             _check_inputs(settings, config)
     except MemscanError as error:
-        text = " ".join(sentence_lines(str(error)))
+        text = " ".join(sentence_lines(of_environment().scrub(str(error))))
         if not is_worker:
             _replace_verdict(config, text)
         raise pytest.UsageError(f"memscan: {text}") from None
@@ -74,6 +76,10 @@ def activate(config: pytest.Config) -> None:
         progress=partial(console_progress, config),
     )
     config.stash[SESSION] = session
+    typed = [each for each in vars(option).values() if isinstance(each, str)]
+    config.stash[SCRUBBER] = of_settings(settings, typed=typed)
+    shown = of_settings(settings, typed=typed, shows_evidence=True)
+    config.pluginmanager.register(Privacy(shown), "memscan-privacy")
     config.pluginmanager.register(Collection(), "memscan-collection")
     config.pluginmanager.register(FileCollection(), "memscan-file")
     if not is_worker:
@@ -139,6 +145,12 @@ def _check_inputs(settings: Config, config: pytest.Config) -> None:
     if config.option.collectonly:
         return
     _check_cache_dir(settings.cache_dir)
+    if settings.outputs.evidence is not None:
+        from pytest_memscan.evidence.place import check_evidence_dir
+
+        check_evidence_dir(
+            settings.outputs.evidence, reports=[path for _, path in settings.outputs.reports]
+        )
 
 
 def _check_baseline(settings: Config) -> None:

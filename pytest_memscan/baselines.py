@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,11 +74,18 @@ def read_baseline(path: Path) -> RunResult:
     return before
 
 
-def save_baseline(result: RunResult, path: Path) -> None:
+def save_baseline(
+    result: RunResult, path: Path, *, scrub: Callable[[str], str] = lambda text: text
+) -> None:
     """Write a run that passed, for later ones to be compared with.
 
     Left out are timings, which differ from run to run, and texts of prompts, which nothing is
     compared by and which somebody may not want committed.
+
+    Args:
+        result: What was measured.
+        path: The file; a folder is made where there is none.
+        scrub: Takes what is private out of the text.
 
     Raises:
         MemscanError: The run did not pass or not all of it ran, or the file cannot be written.
@@ -94,7 +101,8 @@ def save_baseline(result: RunResult, path: Path) -> None:
         kept = "; the older one was kept" if path.exists() else ""
         raise MemscanError(f"no baseline was saved to {shown}: {reason}{kept}")
     try:
-        write_text_atomically(path, to_json(replace(result, timings={}, prompt_texts={})))
+        text = to_json(replace(result, timings={}, prompt_texts={}))
+        write_text_atomically(path, scrub(text))
     except MemscanError as error:
         why = error.__cause__
         text = why.strerror if isinstance(why, OSError) and why.strerror else str(error)

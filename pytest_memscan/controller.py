@@ -5,11 +5,11 @@ from __future__ import annotations
 import platform
 import tempfile
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,9 +17,13 @@ from pytest_memscan.checks import not_scanned
 from pytest_memscan.config import Config
 from pytest_memscan.errors import MemscanError, shown_path
 from pytest_memscan.gate import judge_run, waived_ids
+from pytest_memscan.privacy.hooks import SCRUBBER
 from pytest_memscan.results import CheckOutcome, RunResult, Verdict
 from pytest_memscan.session import Session
 from pytest_memscan.waivers import states, utc_today
+
+if TYPE_CHECKING:
+    from pytest_memscan.evidence.names import Names
 
 
 class Controller:
@@ -165,8 +169,14 @@ class Controller:
 
     def _write(self, result: RunResult) -> RunResult:
         """Write everything and return what was written: without its evidence, no pass."""
+        from pytest_memscan.evidence.names import load_names, shown_texts
+
+        names = load_names(self._session.work_dir)
+        if self._settings.outputs.show_prompts:
+            result = replace(result, prompt_texts=shown_texts(result.checks, names))
         result = self._write_reports(result)
-        if not self._save_baseline(result) and result.verdict is Verdict.PASS:
+        is_kept = [self._save_baseline(result), self._write_evidence(result, names)]
+        if not all(is_kept) and result.verdict is Verdict.PASS:
             result = self._write_reports(self._no_pass(result))
         return result
 
@@ -193,7 +203,8 @@ class Controller:
 
         pictures = Pictures.load(self._session.work_dir) if kind == "html" else None
         images = self._settings.outputs.images
-        write_text_atomically(path, render(kind, result, pictures=pictures, images=images))
+        text = render(kind, result, pictures=pictures, images=images)
+        write_text_atomically(path, self._scrub(text))
         self._written[kind] = f"{kind} report: {shown_path(path)}"
 
     def _why(self, error: Exception) -> str:
@@ -213,12 +224,36 @@ class Controller:
         if path is None or self._config.option.collectonly:
             return True
         try:
-            save_baseline(result, path)
+            save_baseline(result, path, scrub=self._scrub)
         except MemscanError as error:
             self._trouble = self._trouble or str(error)
             return False
         self._written["baseline"] = f"baseline saved: {shown_path(path)}"
         return True
+
+    def _write_evidence(self, result: RunResult, names: Names) -> bool:
+        """Likewise; where it is, is said on the terminal alone."""
+        from pytest_memscan.evidence.folder import WARNING, write_evidence
+        from pytest_memscan.reports.picture_files import Pictures
+
+        folder = self._settings.outputs.evidence
+        if folder is None or self._config.option.collectonly:
+            return True
+        pictures = Pictures.load(self._session.work_dir)
+        run = self._session.session_id
+        try:
+            own = write_evidence(folder, result, pictures, names, session_id=run)
+        except MemscanError as error:
+            self._trouble = self._trouble or str(error)
+            return False
+        self._written["evidence"] = "evidence: none, since nothing was found"
+        if own is not None:
+            self._written |= {"evidence": f"evidence: {own}", "warning": WARNING}
+        return True
+
+    @property
+    def _scrub(self) -> Callable[[str], str]:
+        return self._config.stash[SCRUBBER].scrub
 
 
 def write_not_run(reports: Sequence[tuple[str, Path]], checkpoint: str, reason: str) -> None:

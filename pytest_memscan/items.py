@@ -7,13 +7,11 @@ xdist too; `controller.Controller` turns the outcomes into the verdict.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import pytest
 
-from pytest_memscan.errors import shown_path
 from pytest_memscan.reports.text import sentence_lines
 from pytest_memscan.results import CheckOutcome, Verdict
 from pytest_memscan.session import Session
@@ -21,7 +19,6 @@ from pytest_memscan.session import Session
 SESSION: pytest.StashKey[Session] = pytest.StashKey()
 _OUTCOME: pytest.StashKey[CheckOutcome] = pytest.StashKey()
 FILE_NAME = "memscan"
-TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 class GateError(Exception):
@@ -103,7 +100,6 @@ class Collection:
         if isinstance(item, MemscanItem) and report.failed and call.excinfo is not None:
             # For an error in setup pytest shows its own frames instead of asking the item.
             report.longrepr = item.repr_failure(call.excinfo)
-        keep_private(report, item.config)
         outcome = item.stash.get(_OUTCOME, None)
         if outcome is not None:
             from pytest_memscan.reports.json import dump
@@ -127,29 +123,6 @@ class FileCollection:
         if not isinstance(collector, MemscanFile):
             return None
         return pytest.CollectReport(collector.nodeid, "passed", None, list(collector.collect()))
-
-
-def keep_private(report: pytest.TestReport, config: pytest.Config) -> None:
-    """Take tokens, and where the training images are, out of what a failure shows."""
-    settings = config.stash[SESSION].config
-    private = {os.environ.get(name, ""): "(token)" for name in TOKENS}
-    images = [settings.train_source, settings.holdout_source]
-    lists = [settings.prompt_source, settings.canary_source]
-    images += [concept.train_source for concept in settings.concepts]
-    lists += [concept.prompt_source for concept in settings.concepts]
-    paths = [source.path for source in (*images, *lists) if source is not None]
-    for path in (settings.cache_dir, *paths):
-        private |= {"": ""} if path is None else {str(path): shown_path(path)}
-
-    def hide(text: str) -> str:
-        # The longest first: one folder may lie in another.
-        for secret in sorted(filter(None, private), key=len, reverse=True):
-            text = text.replace(secret, private[secret])
-        return text
-
-    if report.failed and (text := str(report.longrepr)) != hide(text):
-        report.longrepr = hide(text)
-    report.sections = [(name, hide(text)) for name, text in report.sections]
 
 
 def _message(outcome: CheckOutcome) -> str:

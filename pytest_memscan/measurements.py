@@ -162,11 +162,26 @@ class Measurements:
                 if shared.exists():
                     return load(shared.read_text(encoding="utf-8"), kind)
                 result = compute()
+                self._keep_names(name)
                 write_text_atomically(shared, dump(result))
         except MemscanError as error:
             self._failures[name] = error
             raise
         return result
+
+    def _keep_names(self, name: str) -> None:
+        """What people call what reports number, only where somebody asks for that."""
+        from pytest_memscan.evidence.names import save_texts, save_train_names
+
+        outputs = self.config.outputs
+        if outputs.evidence is not None:
+            for place, inputs in enumerate(self._of_concepts):
+                if inputs.config.has_train_data and not inputs.train_is_index:
+                    save_train_names(self.work_dir, inputs.train_data.names, concept=place)
+        has_prompts = name in ("prompts", "splitting") and self.inputs.kind == "text-to-image"
+        if has_prompts and (outputs.evidence is not None or outputs.show_prompts):
+            texts = self.prompt_inputs.texts
+            save_texts(self.work_dir, texts.prompts, texts.canaries)
 
     def _locked(self, name: str) -> Path:
         """The folder that only one run may use for this."""

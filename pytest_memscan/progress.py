@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,12 +27,18 @@ def console_progress(config: pytest.Config, title: str) -> Iterator[ProgressCall
         yield lambda _: None
         return
     capture: Any = config.pluginmanager.get_plugin("capturemanager")
-    with nullcontext() if capture is None else capture.global_and_fixture_disabled():
-        if sys.stdout.isatty():
-            print()  # pytest's own line of dots is not finished
-            yield from _bar(title)
-        else:
-            yield Lines(title)
+    uncaptured = nullcontext if capture is None else capture.global_and_fixture_disabled
+    if not _is_terminal(uncaptured):
+        yield Lines(title, uncaptured)
+        return
+    with uncaptured():
+        print()  # pytest's own line of dots is not finished
+        yield from _bar(title)
+
+
+def _is_terminal(uncaptured: Callable[[], AbstractContextManager[None]]) -> bool:
+    with uncaptured():
+        return sys.stdout.isatty()
 
 
 def _bar(title: str) -> Iterator[ProgressCallback]:
@@ -75,8 +81,14 @@ def _bar(title: str) -> Iterator[ProgressCallback]:
 class Lines:
     """One line at the start, then at most one every few seconds, and one at the end."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(
+        self,
+        title: str,
+        uncaptured: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._title = title
+        # For its own lines alone: what a scan prints besides is captured, and scrubbed.
+        self._uncaptured = uncaptured
         self._started = time.monotonic()
         self._last = -SECONDS_BETWEEN_LINES
         self._unit = ""
@@ -96,7 +108,8 @@ class Lines:
         left = _time_left(progress, self._started)
         text = f"{self._title}: {progress.done}/{progress.total} {progress.unit}"
         end = "\n" if finished else ""
-        print(f"\n{text}, {_rate(progress, self._started)}{left}", end=end, flush=True)
+        with self._uncaptured():
+            print(f"\n{text}, {_rate(progress, self._started)}{left}", end=end, flush=True)
 
 
 def _rate(progress: GenerationProgress, started: float) -> str:

@@ -18,6 +18,7 @@ from pytest_memscan.privacy.scrubber import Scrubber
 
 SCRUBBER: pytest.StashKey[Scrubber] = pytest.StashKey()  # for what is written to shared files
 _WRITERS = ("write", "write_raw")
+_TEXTS_OF_REPORTS = ("wasxfail", "memscan_outcome")  # besides those that every report has
 
 
 class Privacy:
@@ -94,9 +95,9 @@ class Privacy:
                 (name, self._scrub(value) if isinstance(value, str) else value)
                 for name, value in report.user_properties
             ]
-        outcome = getattr(report, "memscan_outcome", None)
-        if outcome is not None:
-            report.memscan_outcome = self._scrub(outcome)
+        for name in _TEXTS_OF_REPORTS:
+            if isinstance(text := getattr(report, name, None), str):
+                setattr(report, name, self._scrub(text))
 
 
 def _clean_longrepr(longrepr: Any, scrub: Callable[[str], str]) -> Any:

@@ -14,6 +14,7 @@ TOKEN = "(token)"  # noqa: S105 - what is shown in place of one
 FILE = "(file)"
 USER = "(user)"
 _LEAST_PIECE = 6  # characters of a token that say too much, where pytest cut its middle out
+_MOST_ROUNDS = 4  # what stood before a value may count once that is gone
 _MOST_PIECES = 4096  # characters of a value whose pieces are looked for
 
 # An embedded picture is no text: four letters of it may look like the beginning of a path.
@@ -79,8 +80,14 @@ class Scrubber:
 
         The time it takes grows with the length of the text, and scrubbing twice changes nothing.
         """
-        if not text:
-            return text
+        for _ in range(_MOST_ROUNDS):
+            clean = self._scrubbed_once(text)
+            if clean == text:
+                break
+            text = clean
+        return text
+
+    def _scrubbed_once(self, text: str) -> str:
         text = self._pattern.sub(self._replacement, text)
         for private, shown in self._texts:
             if private in text:
@@ -108,13 +115,14 @@ class Scrubber:
         """A pattern for each form of each path, the longest first, and what is shown."""
         rules: dict[str, tuple[str, str]] = {}
         for path in self.paths:
-            for form in forms(path.value):
+            # A quote in JSON must stay an escaped one.
+            for form, shown in zip(forms(path.value), forms(path.shown), strict=True):
                 whole = re.escape(form)
                 if path.is_short:
                     whole = f"{_START}{whole}{_END}"
                 if path.hides_files:
-                    rules.setdefault(f"{form}/", (whole + _REST, f"{path.shown}/{FILE}"))
-                rules.setdefault(form, (whole, path.shown))
+                    rules.setdefault(f"{form}/", (whole + _REST, f"{shown}/{FILE}"))
+                rules.setdefault(form, (whole, shown))
         return tuple(rules[form] for form in sorted(rules, key=_longest_first))
 
     @cached_property

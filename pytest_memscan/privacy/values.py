@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,11 @@ def of_environment(environ: Mapping[str, str] = os.environ) -> Scrubber:
 
 
 def of_settings(
-    settings: Config, environ: Mapping[str, str] = os.environ, *, shows_evidence: bool = False
+    settings: Config,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    typed: Iterable[str] = (),
+    shows_evidence: bool = False,
 ) -> Scrubber:
     """What is private in a run.
 
@@ -44,11 +49,12 @@ def of_settings(
     Args:
         settings: Name the private files and folders.
         environ: Holds tokens.
+        typed: Values of options as they were typed: settings know no links.
         shows_evidence: Leave the folder of the evidence alone: the terminal names it.
     """
     return Scrubber(
         tokens=_tokens(environ),
-        paths=(*_paths(settings, shows_evidence=shows_evidence), *_home()),
+        paths=(*_with_links(_paths(settings, shows_evidence=shows_evidence), typed), *_home()),
         texts=tuple(dict(_texts(settings)).items()),
         user=_user(environ),
     )
@@ -92,6 +98,19 @@ def _paths(settings: Config, *, shows_evidence: bool) -> Iterator[PrivatePath]:
     for source in (*_prompt_sources(settings), *_models(settings)):
         yield from _with_folders(source)
     yield from _with_aliases(settings.cache_dir, CACHE)
+
+
+def _with_links(paths: Iterable[PrivatePath], typed: Iterable[str]) -> Iterator[PrivatePath]:
+    """The same, and the typed ones that lead to them."""
+    links: dict[str, set[str]] = {}
+    for text in typed:
+        path = Path(os.path.expanduser(text.removeprefix("index:")))
+        if path.is_absolute():
+            links.setdefault(os.path.realpath(path), set()).add(str(path))
+    for each in paths:
+        yield each
+        for link in sorted(links.get(each.value, set()) - {each.value}):
+            yield replace(each, value=link)
 
 
 def _image_sources(settings: Config) -> list[Path]:
