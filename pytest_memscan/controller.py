@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import platform
-import tempfile
-import traceback
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_memscan.checks import not_scanned
 from pytest_memscan.config import Config
-from pytest_memscan.errors import MemscanError, shown_path
 from pytest_memscan.gate import judge_run, waived_ids
 from pytest_memscan.privacy.hooks import SCRUBBER
+from pytest_memscan.publishing import Publisher
 from pytest_memscan.results import CheckOutcome, RunResult, Verdict
 from pytest_memscan.session import Session
 from pytest_memscan.waivers import states, utc_today
 
 if TYPE_CHECKING:
-    from pytest_memscan.evidence.names import Names
+    pass
 
 
 class Controller:
@@ -37,10 +33,11 @@ class Controller:
         self._seconds: dict[str, float] = {}
         self._selected: set[str] = set()
         self._result: RunResult | None = None
-        self._written: dict[str, str] = {}  # what was -> where
-        self._unwritable: set[str] = set()
-        self._trouble = ""
-        self._tracebacks: list[str] = []
+        self._publisher = Publisher(
+            session,
+            scrub=config.stash[SCRUBBER].scrub,
+            only_collects=config.option.collectonly,
+        )
 
     def pytest_report_header(self) -> list[str]:
         """What will be scanned, and at what cost."""
@@ -91,7 +88,7 @@ class Controller:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> object:
         """Decide, write, and make the exit code agree with the verdict."""
-        self._result = self._write(self._judge())
+        self._result = self._publisher.write(self._judge())
         if self._is_red(self._result) and session.exitstatus in (
             pytest.ExitCode.OK,
             pytest.ExitCode.NO_TESTS_COLLECTED,
@@ -113,12 +110,12 @@ class Controller:
         if verbosity >= 0:
             terminalreporter.ensure_newline()
             terminalreporter.section("memscan summary")
-        for line in [*lines, *(self._written.values() if verbosity >= 0 else ())]:
+        for line in [*lines, *(self._publisher.written.values() if verbosity >= 0 else ())]:
             terminalreporter.write_line(line)
-        for text in self._tracebacks:
+        for text in self._publisher.tracebacks:
             terminalreporter.write(text)
-        if self._trouble:
-            terminalreporter.write_line(f"memscan: {self._trouble}", red=True)
+        if self._publisher.trouble:
+            terminalreporter.write_line(f"memscan: {self._publisher.trouble}", red=True)
         colour = {Verdict.PASS: "green", Verdict.NOT_RUN: "yellow"}.get(self._result.verdict, "red")
         asked = config.option.collectonly or self._is_red(self._result)
         if self._result.verdict is Verdict.NOT_RUN and not asked:
@@ -159,134 +156,13 @@ class Controller:
         A gate that was deselected on purpose is red only where that is asked for; one that was
         selected and did not run (skipped by somebody's conftest, say) always is.
         """
-        if self._trouble:
+        if self._publisher.trouble:
             return True
         if result.verdict is not Verdict.NOT_RUN:
             return result.verdict is not Verdict.PASS
         if self._config.option.collectonly:
             return False
         return self._settings.strict or bool(self._selected - set(self._outcomes))
-
-    def _write(self, result: RunResult) -> RunResult:
-        """Write everything and return what was written: without its evidence, no pass."""
-        from pytest_memscan.evidence.names import load_names, shown_texts
-
-        names = load_names(self._session.work_dir)
-        if self._settings.outputs.show_prompts:
-            result = replace(result, prompt_texts=shown_texts(result.checks, names))
-        result = self._write_reports(result)
-        is_kept = [self._save_baseline(result), self._write_evidence(result, names)]
-        if not all(is_kept) and result.verdict is Verdict.PASS:
-            result = self._write_reports(self._no_pass(result))
-        return result
-
-    def _write_reports(self, result: RunResult) -> RunResult:
-        """Write every report that can be; all of them say the same, whatever became of one."""
-        reports = self._settings.outputs.reports
-        # The verdict file is replaced last, so that a pass is never there before its evidence.
-        for kind, path in sorted(reports, key=lambda report: report[0] == "json"):
-            if kind in self._unwritable:
-                continue
-            try:
-                self._write_report(kind, path, result)
-            except Exception as error:  # one renderer must not take the others with it
-                self._unwritable.add(kind)
-                self._trouble = f"the {kind} report could not be written: {self._why(error)}"
-                if result.verdict is Verdict.PASS:
-                    return self._write_reports(self._no_pass(result))
-        return result
-
-    def _write_report(self, kind: str, path: Path, result: RunResult) -> None:
-        from pytest_memscan.reports.json import write_text_atomically
-        from pytest_memscan.reports.picture_files import Pictures
-        from pytest_memscan.reports.render import render
-
-        pictures = Pictures.load(self._session.work_dir) if kind == "html" else None
-        images = self._settings.outputs.images
-        text = render(kind, result, pictures=pictures, images=images)
-        write_text_atomically(path, self._scrub(text))
-        self._written[kind] = f"{kind} report: {shown_path(path)}"
-
-    def _why(self, error: Exception) -> str:
-        if isinstance(error, MemscanError | OSError):
-            return str(error)
-        self._tracebacks += traceback.format_exception(error)
-        return f"unexpected {type(error).__name__}; please report it with its traceback"
-
-    def _no_pass(self, result: RunResult) -> RunResult:
-        return replace(result, verdict=Verdict.ERROR, sentence=self._trouble)
-
-    def _save_baseline(self, result: RunResult) -> bool:
-        """Whether it was saved, where that was asked for."""
-        from pytest_memscan.baselines import save_baseline
-
-        path = self._settings.outputs.save_baseline
-        if path is None or self._config.option.collectonly:
-            return True
-        try:
-            save_baseline(result, path, scrub=self._scrub)
-        except MemscanError as error:
-            self._trouble = self._trouble or str(error)
-            return False
-        self._written["baseline"] = f"baseline saved: {shown_path(path)}"
-        return True
-
-    def _write_evidence(self, result: RunResult, names: Names) -> bool:
-        """Likewise; where it is, is said on the terminal alone."""
-        from pytest_memscan.evidence.folder import WARNING, write_evidence
-        from pytest_memscan.reports.picture_files import Pictures
-
-        folder = self._settings.outputs.evidence
-        if folder is None or self._config.option.collectonly:
-            return True
-        pictures = Pictures.load(self._session.work_dir)
-        run = self._session.session_id
-        try:
-            own = write_evidence(folder, result, pictures, names, session_id=run)
-        except MemscanError as error:
-            self._trouble = self._trouble or str(error)
-            return False
-        self._written["evidence"] = "evidence: none, since nothing was found"
-        if own is not None:
-            self._written |= {"evidence": f"evidence: {own}", "warning": WARNING}
-        return True
-
-    @property
-    def _scrub(self) -> Callable[[str], str]:
-        return self._config.stash[SCRUBBER].scrub
-
-
-def write_not_run(reports: Sequence[tuple[str, Path]], checkpoint: str, reason: str) -> None:
-    """Write the verdict file before anything runs: whatever happens, it never says pass.
-
-    Args:
-        reports: Format and path; only the JSON report is written, an older HTML one removed.
-        checkpoint: As people name it.
-        reason: Why nothing was run, should nothing come after.
-
-    Raises:
-        OptionError: One of them cannot be written.
-    """
-    from pytest_memscan.errors import OptionError
-    from pytest_memscan.reports.json import not_run_report, to_json, write_text_atomically
-
-    for kind, path in reports:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
-            if path.parent.name == ".memscan":
-                (path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
-            if kind == "json":
-                write_text_atomically(path, to_json(not_run_report(checkpoint, reason)))
-            else:
-                path.unlink(missing_ok=True)
-        except (MemscanError, OSError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            raise OptionError(
-                f"the report {shown_path(path)} cannot be written ({why}); choose another place "
-                f"with --memscan-report {kind}:PATH"
-            ) from None
 
 
 def _name(settings: Config, checks: Iterable[CheckOutcome]) -> str:

@@ -98,8 +98,8 @@ def _concept_section(
         if drawn is not None:
             train = drawn[1] if len(drawn) > 1 else None
             cards.append(FinetuneCard(candidate=candidate, generated=drawn[0], train=train))
-    drawn = [card.candidate for card in cards]
-    others = [each for each in found if each not in drawn]
+    done = {card.candidate for card in cards}
+    others = [each for each in found if each not in done]
     return ConceptSection(
         concept=concept,
         cards=tuple(cards),

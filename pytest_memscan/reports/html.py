@@ -134,30 +134,36 @@ def to_html(
     album = Album(images)
     style, style_hash = _style()
     # In the order of the report: where room runs out, what comes last is listed.
-    return _environment().get_template("report.html.j2").render(
-        result=result,
-        images=images,
-        style=style,
-        style_hash=style_hash,
-        contents=overview.Contents(),
-        marks=overview.marks(result),
-        regressions=overview.regressions(result),
-        gaps=overview.gaps(result),
-        costs=overview.costs(result),
-        provenances=overview.provenances(result),
-        sections=_sections(result, pairs, album),
-        thresholds=_distinct(each for check in result.checks for each in check.thresholds),
-        side_sections=side_sections(result, side, album),
-        splitting_sections=splitting_sections(result, splitting, album),
-        prompt_sections=prompt_sections(result, prompts, album),
-        screenings=prompt_text.lone_screenings(result),
-        key_sections=key_sections(result, keys, album),
-        repeat_sections=repeat_sections(result, repeats, album),
-        finetune_sections=finetune_sections(result, finetunes, album),
-        duplicates=[check.duplicates for check in result.checks if check.duplicates is not None],
-        groups=_group_cards(groups, album),
-        integrities=[check.integrity for check in result.checks if check.integrity is not None],
-        album=album,
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            result=result,
+            images=images,
+            style=style,
+            style_hash=style_hash,
+            contents=overview.Contents(),
+            marks=overview.marks(result),
+            regressions=overview.regressions(result),
+            gaps=overview.gaps(result),
+            costs=overview.costs(result),
+            provenances=overview.provenances(result),
+            sections=_sections(result, pairs, album),
+            thresholds=_distinct(each for check in result.checks for each in check.thresholds),
+            side_sections=side_sections(result, side, album),
+            splitting_sections=splitting_sections(result, splitting, album),
+            prompt_sections=prompt_sections(result, prompts, album),
+            screenings=prompt_text.lone_screenings(result),
+            key_sections=key_sections(result, keys, album),
+            repeat_sections=repeat_sections(result, repeats, album),
+            finetune_sections=finetune_sections(result, finetunes, album),
+            duplicates=[
+                check.duplicates for check in result.checks if check.duplicates is not None
+            ],
+            groups=_group_cards(groups, album),
+            integrities=[check.integrity for check in result.checks if check.integrity is not None],
+            album=album,
+        )
     )
 
 

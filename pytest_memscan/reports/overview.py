@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from pytest_memscan.reports.leaks import leaks_of
+from pytest_memscan.reports.leaks import UNKNOWN, leaks_of
 from pytest_memscan.reports.text import check_name, percent
 from pytest_memscan.results import (
     CheckOutcome,
@@ -70,15 +70,14 @@ class Cost:
 
 
 def marks(result: RunResult) -> dict[str, dict[str, Mark]]:
-    """Findings that count, by the name of their check and by their own."""
-    waived = {
-        each for check in result.checks for line in check.thresholds for each in line.waived
-    }
+    """Findings that a waiver can name, by the name of their check and by their own."""
+    waived = {each for check in result.checks for line in check.thresholds for each in line.waived}
     found: dict[str, dict[str, Mark]] = {}
     for check in result.checks:
         own = found.setdefault(check.name, {})
         for leak in leaks_of(check):
-            own.setdefault(leak.name, Mark(id=leak.id, is_waived=leak.id in waived))
+            if not leak.id.endswith(f"@{UNKNOWN}"):
+                own.setdefault(leak.name, Mark(id=leak.id, is_waived=leak.id in waived))
     return found
 
 
@@ -142,8 +141,6 @@ def _image_gaps(coverage: Coverage) -> Iterator[tuple[str, str]]:
 
 
 def _prompt_gaps(prompts: PromptCoverage) -> Iterator[tuple[str, str]]:
-    for why, number in sorted(prompts.dropped.items()):
-        yield _counted(number, "line of the prompts", "lines of the prompts"), why
     for why, places in sorted(prompts.unusable.items()):
         yield _counted(len(places), "prompt"), f"unusable: {why}"
     beyond = prompts.num_used - prompts.num_planned
@@ -157,8 +154,8 @@ def _prompt_gaps(prompts: PromptCoverage) -> Iterator[tuple[str, str]]:
         )
 
 
-def _counted(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+def _counted(number: int, one: str) -> str:
+    return f"{number:,} {one}" + ("" if number == 1 else "s")
 
 
 def costs(result: RunResult) -> list[Cost]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import re
 from html.parser import HTMLParser
@@ -51,3 +52,24 @@ class Page(HTMLParser):
 def embedded(page: str) -> list[NDArray[np.uint8]]:
     found = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(each)))) for each in found]
+
+
+def assert_inert(page: str) -> None:
+    """One file that asks for nothing, runs nothing, and leads nowhere but to its own headings."""
+    parsed = Page(page)
+    tags = {tag for tag, _ in parsed.found}
+    assert tags.isdisjoint({"script", "link", "iframe", "object", "embed", "form", "base"})
+    assert not re.search(r"https?://|@import|url\(|javascript:", page)
+    names = {name for _, attributes in parsed.found for name in attributes}
+    assert not [name for name in names if name.startswith("on") or name == "style"]
+    ids = {each["id"] for _, each in parsed.found if "id" in each}
+    assert {(each["href"] or "")[0] for each in parsed.all("a")} == {"#"}
+    assert {(each["href"] or "")[1:] for each in parsed.all("a")} <= ids
+    assert all((each["src"] or "").startswith("data:image/png;") for each in parsed.all("img"))
+    (policy,) = (each["content"] for each in parsed.all("meta") if "http-equiv" in each)
+    (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy == (
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )

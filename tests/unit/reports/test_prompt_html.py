@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from unit.reports import prompt_samples, prompt_scans, samples
-from unit.reports.pages import Page, embedded
+from unit.reports.pages import Page, assert_inert, embedded
 
 from pytest_memscan.reports.html import to_html
 from pytest_memscan.reports.pictures import ImagePolicy, embed
@@ -32,9 +31,7 @@ def render(result: RunResult, images: ImagePolicy = "blurred") -> str:
 def test_every_report_is_one_inert_labelled_file(result: RunResult, images: ImagePolicy) -> None:
     page = render(result, images)
     parsed = Page(page)
-    plain = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", page)
-    assert not re.search(r"<script|https?://|//\w|@import|url\(|javascript:", plain)
-    assert {tag for tag, _ in parsed.found}.isdisjoint({"link", "iframe", "object", "form", "a"})
+    assert_inert(page)
     ids = [each["id"] for _, each in parsed.found if "id" in each]
     assert len(ids) == len(set(ids))
     assert len(parsed.all("caption")) == len(parsed.all("table"))
