@@ -9,7 +9,7 @@ import pytest
 
 # Before any fixture runs: those of a module or session come before the one below.
 for _name in list(os.environ):
-    if _name in ("CI", "PYTEST_ADDOPTS") or _name.startswith(("HF_", "MEMSCAN_")):
+    if _name in ("CI", "GITHUB_WORKSPACE", "PYTEST_ADDOPTS") or _name.startswith(("HF_", "MEMSCAN_")):
         del os.environ[_name]
 
 

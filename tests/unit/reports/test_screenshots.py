@@ -1,6 +1,6 @@
 """What people see: the report in a real browser, light and dark, wide and narrow.
 
-``MEMSCAN_SCREENSHOTS=FOLDER`` keeps the pictures, and takes all of them; without it a few are
+``SCREENSHOTS_DIR=FOLDER`` keeps the pictures, and takes all of them; without it a few are
 taken and thrown away.
 """
 
@@ -22,7 +22,7 @@ from pytest_memscan.reports.html import to_html
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-FOLDER = os.environ.get("MEMSCAN_SCREENSHOTS")
+FOLDER = os.environ.get("SCREENSHOTS_DIR")
 SCHEMES = {"dark": 0, "light": 1}  # as Blink counts them
 HEIGHTS = {"rich": 2400, "pass": 900, "inconclusive": 900}
 WIDE, NARROW = 1280, 400
