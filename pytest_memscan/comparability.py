@@ -7,22 +7,10 @@ differs is named rather than corrected for: nothing can be said of such a pair o
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 
-from pytest_memscan.results import (
-    CheckOutcome,
-    Estimate,
-    FinetuneScan,
-    KeyScan,
-    PromptScan,
-    Repeats,
-    ScanResult,
-    SideScan,
-    SplittingScan,
-    Verdict,
-)
+from pytest_memscan.results import CheckOutcome, Estimate, Verdict
 
-Scan = ScanResult | SplittingScan | SideScan | PromptScan | KeyScan | Repeats | FinetuneScan
 ABSENT = "not recorded"
 
 # Of the provenance everything must match that is not named here: seed, steps, eta, scheduler,
@@ -68,7 +56,7 @@ def differences(
         now: Of this run.
         metrics: Those that are to be compared.
     """
-    then, here = provenance(before), provenance(now)
+    then, here = before.provenance, now.provenance
     free = THE_CHECKPOINT | JITTER | OUR_VERSION
     differing = {
         key: (then.get(key, ABSENT), here.get(key, ABSENT))
@@ -94,31 +82,12 @@ def differences(
 
 def jitter(before: CheckOutcome, now: CheckOutcome) -> str:
     """What differs and may, in words: ``"torch 2.13.0 then, 2.14.0 now"``; empty for nothing."""
-    then, here = provenance(before), provenance(now)
+    then, here = before.provenance, now.provenance
     return ", ".join(
         f"{key} {then[key]} then, {here[key]} now"
         for key in sorted(then.keys() & here.keys())
         if _plain(key) in JITTER | OUR_VERSION and then[key] != here[key]
     )
-
-
-def provenance(check: CheckOutcome) -> Mapping[str, str]:
-    """How a check measured; empty where it generated nothing."""
-    return {key: value for scan in _scans(check) for key, value in scan.provenance.items()}
-
-
-def _scans(check: CheckOutcome) -> Iterator[Scan]:
-    for scan in (
-        check.scan,
-        check.splitting,
-        check.side,
-        check.prompt_scan,
-        check.keys,
-        check.repeats,
-        check.finetunes,
-    ):
-        if scan is not None:
-            yield scan
 
 
 def _plain(key: str) -> str:

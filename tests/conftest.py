@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 # Before any fixture runs: those of a module or session come before the one below.
+_SETTINGS = ("CI", "GITHUB_WORKSPACE", "PYTEST_ADDOPTS")
 for _name in list(os.environ):
-    if _name in ("CI", "GITHUB_WORKSPACE", "PYTEST_ADDOPTS") or _name.startswith(("HF_", "MEMSCAN_")):
+    if _name in _SETTINGS or _name.startswith(("HF_", "MEMSCAN_")):
         del os.environ[_name]
 
 
