@@ -7,11 +7,13 @@ did not end with 0.
 from __future__ import annotations
 
 import html
+import json
 import os
 import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
 if TYPE_CHECKING:
     from pytest_memscan.results import RunResult
@@ -36,6 +38,8 @@ def main() -> int:
     result, trouble = _read(folder / FILES["report-json"], os.environ["EXIT_CODE"])
     verdict = ERROR if result is None or trouble else str(result.verdict)
     _write_outputs(folder, verdict, result)
+    if verdict in FINISHED:
+        _anchor(folder / FILES["sarif-file"])
     print(f"memscan: the verdict is {verdict}")
     if trouble:
         print(_command(trouble, {"title": f"memscan: {ERROR}"}))
@@ -86,6 +90,18 @@ def _write_outputs(folder: Path, verdict: str, result: RunResult | None) -> None
             # A value can have several lines, and must not end where it says so itself.
             end = secrets.token_hex(16)
             file.write(f"{name}<<{end}\n{value}\n{end}\n")
+
+
+def _anchor(report: Path) -> None:
+    """Let alerts stand beside files of the repository, where the scan ran in a folder of it."""
+    if not report.is_file() or _from_workspace(Path.cwd()) in (".", str(Path.cwd().resolve())):
+        return
+    sarif = json.loads(report.read_text(encoding="utf-8"))
+    for result in (each for run in sarif["runs"] for each in run["results"]):
+        for location in result["locations"]:
+            file = location["physicalLocation"]["artifactLocation"]
+            file["uri"] = quote(_from_workspace(Path(unquote(file["uri"]))))
+    report.write_text(json.dumps(sarif, indent=2) + "\n", encoding="utf-8")
 
 
 def _annotate(result: RunResult) -> None:

@@ -14,6 +14,7 @@ from image_factory import save_images
 
 from pytest_memscan.github.scan import OPTIONS, REPORTS
 from pytest_memscan.reports.json import to_json
+from pytest_memscan.reports.sarif import to_sarif
 from pytest_memscan.results import (
     CheckOutcome,
     Estimate,
@@ -256,6 +257,25 @@ def test_annotations_are_escaped_and_few(place: Workplace) -> None:
     assert shown[-1].endswith("::and 5 more; the reports list all")
     assert run.outputs["report-json"] == "sub/memscan-report/report.json"
     assert run.outputs["worst-metric"] == "metric_0 1 > 0"
+
+
+def test_alerts_stand_beside_files_of_the_repository(place: Workplace) -> None:
+    line = ThresholdOutcome(
+        expression="extracted <= 0",
+        source="memscan.toml",
+        verdict=Verdict.FAIL,
+        sentence="extracted is 1",
+        location=Location(file="my policy.toml", line=7, column=2, end_column=9),
+    )
+    check = CheckOutcome(name="carlini", verdict=Verdict.FAIL, sentence="", thresholds=(line,))
+    failed = result(Verdict.FAIL, check)
+    (place.reports / "sarif").write_text(to_sarif(failed), encoding="utf-8")
+    (place.workspace / "sub").mkdir()
+    place.run_on(to_json(failed), 1, {"working-directory": "sub"})
+    report = place.workspace / "sub" / "memscan-report" / "report.sarif"
+    (alert,) = json.loads(report.read_text(encoding="utf-8"))["runs"][0]["results"]
+    (location,) = alert["locations"]
+    assert location["physicalLocation"]["artifactLocation"]["uri"] == "sub/my%20policy.toml"
 
 
 def test_a_summary_that_github_would_refuse_is_not_given_to_it(place: Workplace) -> None:
