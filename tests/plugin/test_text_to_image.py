@@ -26,26 +26,39 @@ OK, FAILED = pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED
 Again = Callable[..., Run]
 
 
-@pytest.fixture(scope="module")
+Once = Callable[[str, Callable[[Path], None]], Path]
+
+
+@pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of the scans below, for other runs in this process."""
     return tmp_path_factory.mktemp("t2i-cache")
 
 
-@pytest.fixture(scope="module")
-def leaky(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Run:
+@pytest.fixture(scope="session")
+def leaky(once: Once, cache: Path) -> Run:
     """The leaky checkpoint, its prompts and canaries, by two processes."""
-    folder = tmp_path_factory.mktemp("leaky")
-    lists = t2i.write_lists(folder)
-    return t2i.scan(
-        folder, "builtin:leaky-t2i", cache, *lists, "-n2", "-vv", "-rA", "--junitxml=junit.xml"
-    )
+    arguments = ("-n2", "-vv", "-rA", "--junitxml=junit.xml")
+    return scanned(once, "leaky-t2i", cache, *arguments)
 
 
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Run:
+@pytest.fixture(scope="session")
+def clean(once: Once, cache: Path) -> Run:
     """The clean checkpoint with the same lists."""
-    folder = tmp_path_factory.mktemp("clean")
-    return t2i.scan(folder, "builtin:clean-t2i", cache, *t2i.write_lists(folder))
+    return scanned(once, "clean-t2i", cache)
+
+
+def scanned(once: Once, name: str, cache: Path, *arguments: str) -> Run:
+    """A scan that all processes of the run share; each has its own copy of the images."""
+
+    def scan(folder: Path) -> None:
+        lists = t2i.write_lists(folder)
+        run = t2i.scan(folder, f"builtin:{name}", folder / "cache", *lists, *arguments)
+        (folder / "run.json").write_text(json.dumps({"code": run.code, "output": run.output}))
+
+    folder = once(name, scan)
+    shutil.copytree(folder / "cache", cache, dirs_exist_ok=True)
+    return Run(folder=folder, **json.loads((folder / "run.json").read_text()))
 
 
 @pytest.fixture

@@ -5,25 +5,34 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+Reports = Callable[[str], tuple[int, dict[str, Any]]]
+NAMES = ("leaky", "clean", "partial")
 
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, dict[str, Any]]]:
-    """Exit code and JSON report of each."""
-    folder = tmp_path_factory.mktemp("builtin")
-    made = {}
-    for name in ("leaky", "clean", "partial"):
+
+@pytest.fixture
+def report_of(once: Callable[[str, Callable[[Path], None]], Path]) -> Reports:
+    """Exit code and JSON report of one, by its name."""
+
+    def scan(folder: Path) -> None:
+        name = folder.name.rpartition("-")[2]
         command = [sys.executable, "-m", "pytest", f"--memscan=builtin:{name}", "-q"]
-        options = [f"--memscan-cache-dir={folder / 'cache'}", f"--memscan-report=json:{name}.json"]
+        options = ["--memscan-cache-dir=cache", "--memscan-report=json:report.json"]
         options.append("--memscan-scans=carlini")  # the other one has tests of its own
-        code = subprocess.run(
-            [*command, *options], cwd=folder, capture_output=True, check=False
-        ).returncode
-        made[name] = code, json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    return made
+        run = subprocess.run([*command, *options], cwd=folder, capture_output=True, check=False)
+        (folder / "code").write_text(str(run.returncode))
+
+    def read(name: str) -> tuple[int, dict[str, Any]]:
+        folder = once(f"builtin-{name}", scan)
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return int((folder / "code").read_text()), report
+
+    return read
 
 
 def scan_of(report: dict[str, Any]) -> dict[str, Any]:
@@ -31,8 +40,8 @@ def scan_of(report: dict[str, Any]) -> dict[str, Any]:
     return scan
 
 
-def test_leaky_fails(reports: dict[str, tuple[int, dict[str, Any]]]) -> None:
-    code, report = reports["leaky"]
+def test_leaky_fails(report_of: Reports) -> None:
+    code, report = report_of("leaky")
     assert (code, report["verdict"]) == (1, "fail")
     scan = scan_of(report)
     assert scan["metrics"]["leak_rate"]["lower"] > 0.9
@@ -40,8 +49,8 @@ def test_leaky_fails(reports: dict[str, tuple[int, dict[str, Any]]]) -> None:
     assert max(scan["findings"], key=lambda each: each["score"])["score"] < 0.5
 
 
-def test_clean_passes(reports: dict[str, tuple[int, dict[str, Any]]]) -> None:
-    code, report = reports["clean"]
+def test_clean_passes(report_of: Reports) -> None:
+    code, report = report_of("clean")
     assert (code, report["verdict"]) == (0, "pass")
     scan = scan_of(report)
     assert scan["metrics"]["extracted"]["value"] == 0
@@ -49,13 +58,13 @@ def test_clean_passes(reports: dict[str, tuple[int, dict[str, Any]]]) -> None:
 
 
 def test_partial_gives_away_images_it_was_shown_again_and_again(
-    reports: dict[str, tuple[int, dict[str, Any]]],
+    report_of: Reports,
 ) -> None:
     """The first ten training images were shown twenty times as often as the others.
 
     Of the others a few are half remembered and lie just below the cut, but none is copied.
     """
-    code, report = reports["partial"]
+    code, report = report_of("partial")
     assert (code, report["verdict"]) == (1, "fail")
     scan = scan_of(report)
     copied = {each["train_id"] for each in scan["findings"] if each["score"] < 0.5}
@@ -66,10 +75,10 @@ def test_partial_gives_away_images_it_was_shown_again_and_again(
 
 
 def test_all_saw_their_controls_and_everything_planned(
-    reports: dict[str, tuple[int, dict[str, Any]]],
+    report_of: Reports,
 ) -> None:
-    for _, report in reports.values():
-        scan = scan_of(report)
+    for name in NAMES:
+        scan = scan_of(report_of(name)[1])
         assert all(
             each["minimum_found"] <= each["num_found"] <= each["maximum_found"]
             for each in scan["controls"]
@@ -78,11 +87,9 @@ def test_all_saw_their_controls_and_everything_planned(
 
 
 def test_they_are_judged_by_the_same_rules(
-    reports: dict[str, tuple[int, dict[str, Any]]],
+    report_of: Reports,
 ) -> None:
-    policies = [dict(report["policy"]) for _, report in reports.values()]
-    for policy in policies:
-        del policy["report"]
-    assert policies[0] == policies[1] == policies[2]
+    reports = [report_of(name)[1] for name in NAMES]
+    assert reports[0]["policy"] == reports[1]["policy"] == reports[2]["policy"]
     for name in ("steps", "scheduler", "batch size", "dtype", "similarity"):
-        assert len({scan_of(report)["provenance"][name] for _, report in reports.values()}) == 1
+        assert len({scan_of(report)["provenance"][name] for report in reports}) == 1
