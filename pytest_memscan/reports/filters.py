@@ -19,6 +19,7 @@ from pytest_memscan.reports import (
     splitting_text,
     text,
 )
+from pytest_memscan.reports.plain_words import plain_words
 
 MAX_TEXT = 4000  # characters of any one string
 CONSTANTS = {
@@ -63,6 +64,7 @@ def _filters() -> dict[str, Callable[..., Any]]:
         "duration": lambda seconds: _keep_together(text.duration(seconds)),
         "generated_name": text.generated_name,
         "number": lambda number: f"{number:,}",
+        "plain_words": plain_words,
         "percent": lambda share: _keep_together(text.percent(share)),
         "quantity": text.quantity,
         "score": text.score,

@@ -20,6 +20,7 @@ from pytest_memscan.reports.estimates import (
 from pytest_memscan.reports.leaks import Leak, leaks_of
 from pytest_memscan.reports.markdown_text import bullets, code, more, prose, table
 from pytest_memscan.reports.overview import Cost, costs, gaps, regressions
+from pytest_memscan.reports.plain_words import plain_words
 from pytest_memscan.reports.text import check_name, duration, verdict_word
 from pytest_memscan.results import (
     CheckOutcome,
@@ -91,7 +92,7 @@ def _fitted(sections: Sequence[tuple[str, str]]) -> str:
 
 def _headline(result: RunResult) -> str:
     head = f"## memscan: {verdict_word(result.verdict)} {code(result.checkpoint)}"
-    return f"{head}\n\n**Verdict:** {prose(result.sentence, limit=1000)}"
+    return f"{head}\n\n**{plain_words(result)}**\n\n{prose(result.sentence, limit=1000)}"
 
 
 def _outcomes(result: RunResult) -> list[ThresholdOutcome]:
