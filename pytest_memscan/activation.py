@@ -159,7 +159,8 @@ def show_policy(config: pytest.Config) -> int:
     try:
         settings = _settings(config)
     except MemscanError as error:
-        raise pytest.UsageError(f"memscan: {' '.join(sentence_lines(str(error)))}") from None
+        text = " ".join(sentence_lines(of_environment().scrub(str(error))))
+        raise pytest.UsageError(f"memscan: {text}") from None
     today, file = utc_today(), settings.policy_file
     lines = policy_lines(
         settings.sources,
@@ -179,5 +180,5 @@ def show_policy(config: pytest.Config) -> int:
         today=today,
         width=shutil.get_terminal_size().columns,
     )
-    print("\n".join(lines))
+    print(of_environment().scrub("\n".join(lines)))
     return int(pytest.ExitCode.OK)

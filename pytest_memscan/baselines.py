@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_memscan.comparability import measured
 from pytest_memscan.errors import MemscanError, OptionError, shown_path
+from pytest_memscan.output_settings import is_special
 from pytest_memscan.policy import IMAGE_RATES, METRICS
 from pytest_memscan.reports.text import escape, verdict_word
 from pytest_memscan.results import Verdict
@@ -100,15 +101,8 @@ def save_baseline(
     if reason:
         kept = "; the older one was kept" if path.exists() else ""
         raise MemscanError(f"no baseline was saved to {shown}: {reason}{kept}")
-    try:
-        text = to_json(replace(result, timings={}, prompt_texts={}))
-        write_text_atomically(path, scrub(text))
-    except MemscanError as error:
-        why = error.__cause__
-        text = why.strerror if isinstance(why, OSError) and why.strerror else str(error)
-        raise MemscanError(
-            f"the baseline {shown} cannot be written ({text}); choose another place with {SAVE}"
-        ) from None
+    text = to_json(replace(result, timings={}, prompt_texts={}))
+    write_text_atomically(path, scrub(text), option=f"{SAVE} FILE")
 
 
 def check_baseline_options(
@@ -134,6 +128,10 @@ def check_baseline_options(
         raise OptionError(
             f"{SAVE}: {shown_path(save)} is a folder; name a file in it, as in "
             f"{save.name}/baseline.json"
+        )
+    if save is not None and is_special(save):  # it would be replaced by a file, for everybody
+        raise OptionError(
+            f"{SAVE}: {shown_path(save)} is a device or a pipe, and a baseline is a file; name one"
         )
     for kind, path in reports:
         if baseline is not None and _is_same(baseline, path):
@@ -212,9 +210,11 @@ def _text(path: Path) -> str:
     try:
         if path.is_dir():
             raise MemscanError("that is a folder; name the report in it")
+        if is_special(path):  # it may have no end, and is read twice
+            raise MemscanError("that is a device or a pipe; write the report to a file first")
         if path.stat().st_size > _MOST_BYTES:
             raise MemscanError("that file is far too large for a report")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise MemscanError(
             f"there is no such file; {_HOW_TO_MAKE_ONE.format(name=path.name)}"

@@ -6,12 +6,13 @@ import difflib
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pytest_memscan.errors import OptionError
 from pytest_memscan.output_settings import default_reports, parse_reports
-from pytest_memscan.settings import Given, parse_path
+from pytest_memscan.settings import Given, as_list, parse_path
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -92,18 +93,20 @@ def json_report_path(
     Returns:
         None where the run would have replaced its own baseline, which is somebody's evidence.
     """
-    given = {name: options.get(name) for name in ("report", "baseline") if options.get(name)}
+    typed = {name: options.get(name) for name in ("report", "baseline") if options.get(name)}
     try:
         raw = collect(options, ini=ini, rootdir=rootdir, invocation_dir=invocation_dir)
     except OptionError:
         raw = {
             name: Given(value=value, source=f"--memscan-{name}", base=invocation_dir)
-            for name, value in given.items()
+            for name, value in typed.items()
         }
     path = dict(default_reports(rootdir))["json"]
     try:
         if "report" in raw:
-            path = dict(parse_reports(raw["report"], rootdir))["json"]
+            given = raw["report"]  # of which another part may be what is wrong
+            own = [text for text in as_list(given) if text.startswith("json:")]
+            path = dict(parse_reports(replace(given, value=own), rootdir))["json"]
         if "baseline" in raw and parse_path(raw["baseline"]) == path.resolve():
             return None
     except OptionError:
@@ -116,7 +119,7 @@ def policy_file(options: Mapping[str, Any], *, rootdir: Path, invocation_dir: Pa
     if options.get("config") is not None:
         return invocation_dir / os.path.expanduser(str(options["config"]))
     own, shared = rootdir / "memscan.toml", rootdir / "pyproject.toml"
-    return own if own.is_file() or not shared.is_file() else shared
+    return own if os.path.lexists(own) or not shared.is_file() else shared
 
 
 def _read_toml(
@@ -126,9 +129,14 @@ def _read_toml(
     if not file.is_file():
         if given is not None:
             raise OptionError(f"--memscan-config {given}: there is no such file")
+        if os.path.lexists(file):
+            raise OptionError(
+                f"{file.name} is there and cannot be read as a file; is it a folder, or a link to "
+                "something that is gone?"
+            )
         return file, {}
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise OptionError(f"{file.name} cannot be read as TOML: {reason}") from None
@@ -138,6 +146,11 @@ def _read_toml(
         table = tools.get("memscan", {}) if isinstance(tools, dict) else {}
         if not isinstance(table, dict) or (given is not None and not table):
             raise OptionError(f"{file.name}: expected settings in a table [tool.memscan]")
+        if "suppress" in content:  # a waiver that nobody would ever read
+            raise OptionError(
+                f"{file.name}: [[suppress]] stands outside [tool.memscan]; write "
+                "[[tool.memscan.suppress]]"
+            )
     unknown = sorted(set(table) - set(TOML_KEYS))
     if unknown:
         similar = difflib.get_close_matches(unknown[0], TOML_KEYS, n=1)

@@ -12,6 +12,7 @@ import pytest
 from pytest_memscan.checks import not_scanned
 from pytest_memscan.config import Config
 from pytest_memscan.gate import judge_run, waived_ids
+from pytest_memscan.gate.verdicts import worst
 from pytest_memscan.privacy.hooks import SCRUBBER
 from pytest_memscan.publishing import Publisher
 from pytest_memscan.results import CheckOutcome, RunResult, Verdict
@@ -81,7 +82,10 @@ class Controller:
         from pytest_memscan.reports.json import load
 
         outcome = load(text, CheckOutcome)
-        self._outcomes[outcome.name] = outcome
+        other = self._outcomes.get(outcome.name)
+        # with xdist's --dist each every worker runs the check
+        if other is None or worst((other.verdict, outcome.verdict)) is outcome.verdict:
+            self._outcomes[outcome.name] = outcome
         seconds = self._seconds.get(outcome.name, 0.0) + report.duration
         self._seconds[outcome.name] = seconds
 

@@ -70,6 +70,11 @@ def output_settings(
     )
 
 
+def is_special(path: Path) -> bool:
+    """Whether something is there that is neither a file nor a folder: a device, a pipe."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 def default_reports(rootdir: Path) -> tuple[tuple[str, Path], ...]:
     """Where reports go unless told otherwise."""
     return tuple((kind, rootdir / ".memscan" / FILE_NAMES[kind]) for kind in DEFAULT_FORMATS)
@@ -91,6 +96,11 @@ def parse_reports(given: Given, rootdir: Path) -> tuple[tuple[str, Path], ...]:
             raise OptionError(
                 f"{given.where}: {shown_path(targets[kind])} is a folder; name a file in it, "
                 f"as in {kind}:{targets[kind].name}/{FILE_NAMES[kind]}"
+            )
+        if is_special(targets[kind]):  # a device would be replaced by a file, for everybody
+            raise OptionError(
+                f"{given.where}: {shown_path(targets[kind])} is a device or a pipe, and a report "
+                "is a file; name one, or leave that format out"
             )
     # The JSON report is the verdict file: it is always written, whatever else is asked for.
     asked = {"json", *(text.partition(":")[0] for text in as_list(given))}

@@ -64,7 +64,7 @@ def locate(expression: str, file: Path, root: Path) -> Location:
     """
     name = _shown(file, root)
     try:
-        content = file.read_text(encoding="utf-8")
+        content = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return Location(file=name)
     wanted = (*_TABLES.get(file.name, ()), _KEY)

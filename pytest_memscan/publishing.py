@@ -5,11 +5,13 @@ from __future__ import annotations
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_memscan.errors import MemscanError, OptionError, shown_path
+from pytest_memscan.output_settings import FILE_NAMES
 from pytest_memscan.results import RunResult, Verdict
 from pytest_memscan.session import Session
 
@@ -64,6 +66,9 @@ class Publisher:
             except Exception as error:  # one renderer must not take the others with it
                 self._unwritable.add(kind)
                 self.trouble = f"the {kind} report could not be written: {self._why(error)}"
+                if self.written.pop(kind, ""):  # it says what no longer holds
+                    with suppress(OSError):
+                        path.unlink()
                 if result.verdict is Verdict.PASS:
                     return self._write_reports(self._no_pass(result))
         return result
@@ -76,11 +81,14 @@ class Publisher:
         pictures = Pictures.load(self._work_dir) if kind == "html" else None
         images = self._outputs.images
         text = render(kind, result, pictures=pictures, images=images)
-        write_text_atomically(path, self._scrub(text))
+        option = f"--memscan-report {kind}:PATH"
+        write_text_atomically(path, self._scrub(text), option=option)
         self.written[kind] = f"{kind} report: {shown_path(path)}"
 
     def _why(self, error: Exception) -> str:
-        if isinstance(error, MemscanError | OSError):
+        if isinstance(error, OSError):  # its own text names private folders
+            return error.strerror or type(error).__name__
+        if isinstance(error, MemscanError):
             return str(error)
         self.tracebacks += traceback.format_exception(error)
         return f"unexpected {type(error).__name__}; please report it with its traceback"
@@ -97,8 +105,8 @@ class Publisher:
             return True
         try:
             save_baseline(result, path, scrub=self._scrub)
-        except MemscanError as error:
-            self.trouble = self.trouble or str(error)
+        except Exception as error:  # the verdict must still be taken back
+            self.trouble = self.trouble or self._why(error)
             return False
         self.written["baseline"] = f"baseline saved: {shown_path(path)}"
         return True
@@ -111,14 +119,14 @@ class Publisher:
         folder = self._outputs.evidence
         if folder is None or self._only_collects:
             return True
-        pictures = Pictures.load(self._work_dir)
         run = self._session_id
         try:
+            pictures = Pictures.load(self._work_dir)
             own = write_evidence(folder, result, pictures, names, session_id=run)
-        except MemscanError as error:
-            self.trouble = self.trouble or str(error)
+        except Exception as error:  # likewise
+            self.trouble = self.trouble or self._why(error)
             return False
-        self.written["evidence"] = "evidence: none, since nothing was found"
+        self.written["evidence"] = "evidence: none, since there is no finding to show"
         if own is not None:
             self.written |= {"evidence": f"evidence: {own}", "warning": WARNING}
         return True
@@ -128,7 +136,8 @@ def write_not_run(reports: Sequence[tuple[str, Path]], checkpoint: str, reason: 
     """Write the verdict file before anything runs: whatever happens, it never says pass.
 
     Args:
-        reports: Format and path; only the JSON report is written, an older HTML one removed.
+        reports: Format and path; only the JSON report is written, older ones of other formats are
+            removed; where it has its usual place, so are those that this run does not write.
         checkpoint: As people name it.
         reason: Why nothing was run, should nothing come after.
 
@@ -146,6 +155,7 @@ def write_not_run(reports: Sequence[tuple[str, Path]], checkpoint: str, reason: 
                 (path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
             if kind == "json":
                 write_text_atomically(path, to_json(not_run_report(checkpoint, reason)))
+                _remove_stale(path)
             else:
                 path.unlink(missing_ok=True)
         except (MemscanError, OSError) as error:
@@ -154,3 +164,12 @@ def write_not_run(reports: Sequence[tuple[str, Path]], checkpoint: str, reason: 
                 f"the report {shown_path(path)} cannot be written ({why}); choose another place "
                 f"with --memscan-report {kind}:PATH"
             ) from None
+
+
+def _remove_stale(verdict_file: Path) -> None:
+    """Beside a verdict file in its usual place, what an earlier run said in other formats."""
+    if (verdict_file.parent.name, verdict_file.name) == (".memscan", FILE_NAMES["json"]):
+        for name in set(FILE_NAMES.values()) - {verdict_file.name}:
+            stale = verdict_file.with_name(name)
+            if stale.is_file():
+                stale.unlink()

@@ -64,6 +64,7 @@ def compare(
     metrics: Collection[str],
     *,
     source: str,
+    waived: Collection[str] = (),
     significance: float = SIGNIFICANCE,
 ) -> Regression:
     """Hold this run against an earlier one.
@@ -78,6 +79,7 @@ def compare(
         checks: Outcomes of this one.
         metrics: Those that the policy limits; the limits themselves may differ.
         source: File of the earlier run, as a report may show it.
+        waived: Ids of findings that somebody accepted; they are not new.
         significance: In (0, 1).
 
     Returns:
@@ -99,7 +101,7 @@ def compare(
             if known != values:
                 differing[f"{name}: {key}"] = values
         if then and now and not lacking:
-            compared += (_compared(metric, then, now) for metric in names)
+            compared += (_compared(metric, then, now, waived) for metric in names)
     return Regression(
         baseline=before.checkpoint,
         source=source,
@@ -137,7 +139,9 @@ def _lacking(
     return {f"check {name}": (then, here)}
 
 
-def _compared(metric: str, before: CheckOutcome, now: CheckOutcome) -> _Comparison:
+def _compared(
+    metric: str, before: CheckOutcome, now: CheckOutcome, waived: Collection[str]
+) -> _Comparison:
     then, here = measured(before)[metric], measured(now)[metric]
     make = partial(
         _Comparison,
@@ -166,7 +170,7 @@ def _compared(metric: str, before: CheckOutcome, now: CheckOutcome) -> _Comparis
     if counts[0] is None or counts[1] is None:
         return make(method=_UNTESTED, is_apart=_is_apart(then, here))
     if (ids := _findings(metric, before, now, counts[0], counts[1])) is not None:
-        new, gone = (len(each) for each in ids)
+        new, gone = len(ids[0].difference(waived)), len(ids[1])
         return make(
             method="exact sign test of new against gone findings",
             p_value=more_than_before(new, gone),
@@ -201,15 +205,11 @@ def _copies(before: CheckOutcome, now: CheckOutcome) -> tuple[set[int], set[int]
 def _findings(
     metric: str, before: CheckOutcome, now: CheckOutcome, num_before: int, num_now: int
 ) -> tuple[set[str], set[str]] | None:
-    """Ids of findings that are on one side only; None where a report does not list them all.
-
-    What a waiver accepts is not new.
-    """
+    """Ids of findings that are on one side only; None where a report does not list them all."""
     then, here = _ids(metric, before), _ids(metric, now)
     if len(then) != num_before or len(here) != num_now:
         return None
-    waived = {each for line in now.thresholds for each in line.waived}
-    return here - then - waived, then - here
+    return here - then, then - here
 
 
 def _ids(metric: str, check: CheckOutcome) -> set[str]:

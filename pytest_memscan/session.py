@@ -34,6 +34,7 @@ from pytest_memscan.gate import (
     judge_status,
     judge_with_waivers,
     not_applicable,
+    waived_ids,
 )
 from pytest_memscan.measurements import Measurements
 from pytest_memscan.regression import compare
@@ -130,11 +131,13 @@ class Session(Measurements):
         if path is None:
             raise OptionError("no earlier run was given; name its report with --memscan-baseline")
         checks = [self.check(each) for each in self.config.checks if each not in _ABOUT_OTHERS]
+        waivers, today = self.config.waivers, utc_today()
         return compare(
             read_baseline(path),
             checks,
             [line.metric for line in self.config.thresholds],
             source=shown_path(path),
+            waived={each for check in checks for each in waived_ids(check, waivers, today)},
         )
 
     def close(self) -> None:

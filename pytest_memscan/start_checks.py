@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from pytest_memscan.config import Config
-from pytest_memscan.errors import MemscanError, OptionError
+from pytest_memscan.errors import MemscanError, OptionError, shown_path
 from pytest_memscan.publishing import write_not_run
 from pytest_memscan.settings import PIXELS
 
@@ -40,6 +40,8 @@ def check_inputs(settings: Config, *, only_collects: bool) -> None:
     if only_collects:
         return
     _check_cache_dir(settings.cache_dir)
+    if settings.outputs.save_baseline is not None:
+        _check_save_baseline(settings.outputs.save_baseline)
     if settings.outputs.evidence is not None:
         from pytest_memscan.evidence.place import check_evidence_dir
 
@@ -98,6 +100,19 @@ def _check_cache_dir(path: Path) -> None:
         raise OptionError(
             f"the cache folder cannot be written ({error.strerror}); choose another with "
             "--memscan-cache-dir DIR or MEMSCAN_CACHE_DIR"
+        ) from None
+
+
+def _check_save_baseline(path: Path) -> None:
+    """Find out before a scan whether it can be saved."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OptionError(
+            f"--memscan-save-baseline: {shown_path(path)} cannot be written ({error.strerror}); "
+            "choose another place"
         ) from None
 
 

@@ -23,7 +23,7 @@ from pytest_memscan.settings import Given
 
 KEYS = ("id", "reason", "expires")
 MAX_DAYS = 5 * 366  # ahead; what expires later was meant to last for ever, or mistyped
-_ID = re.compile(r"(concept[1-9]\d*/)?(train|prompt|canary)#\d{5,}@[0-9a-f]{8}")
+_ID = re.compile(r"(concept[1-9][0-9]*/)?(train|prompt|canary)#[0-9]{5,}@[0-9a-f]{8}")
 _WHERE_IDS_ARE = "reports show the id of every finding, as in train#00013@1f2e3d4c"
 
 
@@ -123,7 +123,7 @@ def _parse(table: dict[str, Any], where: str, source: str, latest: datetime.date
     finding, reason = table["id"], table["reason"]
     if not isinstance(finding, str) or not _ID.fullmatch(finding):
         raise OptionError(f"{where}: {finding!r} is not the id of a finding; {_WHERE_IDS_ARE}")
-    if not isinstance(reason, str) or not reason.strip():
+    if not isinstance(reason, str) or not any(map(str.isalnum, reason)):
         raise OptionError(f"{where}: the reason of {finding} is not a text that says anything")
     expires = _date(table["expires"])
     if expires is None:

@@ -85,7 +85,7 @@ def _check_not_shared(folder: Path, shown: str, environ: Mapping[str, str]) -> N
             f"pictures could be committed; {_ELSEWHERE}, or add it to .gitignore"
         )
     workspace = environ.get("GITHUB_WORKSPACE")
-    if workspace and tree is None and resolved.is_relative_to(Path(workspace).resolve()):
+    if workspace and resolved.is_relative_to(Path(workspace).resolve()):
         raise OptionError(
             f"{_OPTION} {shown} lies in the workspace of the CI job (GITHUB_WORKSPACE), which "
             "jobs upload from; choose a folder outside, such as one in $RUNNER_TEMP"
@@ -102,10 +102,11 @@ def _is_ignored(folder: Path, tree: Path) -> bool:
     """What git says; False where it cannot be asked."""
     # A hook, such as pre-commit, sets variables that name another repository.
     environment = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
-    inside = folder / "manifest.json"  # a rule that ends in a slash is for what is a folder
+    # Files, since a rule that ends in a slash is for what is a folder, and one may be for *.json.
+    inside = [str(folder / "run" / name) for name in ("manifest.json", "a.png")]
     try:
         asked = subprocess.run(  # noqa: S603 - no shell, and the path comes after --
-            ["git", "-C", str(tree), "check-ignore", "-q", "--", str(inside)],  # noqa: S607
+            ["git", "-C", str(tree), "check-ignore", "--", *inside],  # noqa: S607
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -114,4 +115,4 @@ def _is_ignored(folder: Path, tree: Path) -> bool:
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return asked.returncode == 0
+    return asked.returncode == 0 and len(asked.stdout.splitlines()) == len(inside)

@@ -49,9 +49,7 @@ def main() -> int:
     """Scan, and return the exit code of pytest."""
     try:
         folder = report_dir()
-        for name in (*REPORTS.values(), JUNIT):
-            # What an earlier run left there, or somebody committed, is not what this run says.
-            (folder / name).unlink(missing_ok=True)
+        _remove_reports(folder)
         command = pytest_command(folder)
     except InputError as error:
         print(f"memscan: {error}.", file=sys.stderr)
@@ -71,6 +69,24 @@ def report_dir() -> Path:
     return Path(folder)
 
 
+def _remove_reports(folder: Path) -> None:
+    """What an earlier run left there, or somebody committed, is not what this run says."""
+    baseline = _input("baseline")
+    for name in (*REPORTS.values(), JUNIT):
+        if baseline and (folder / name).resolve() == Path(baseline).resolve():
+            raise InputError(
+                f"the input baseline is {folder / name}, which every run replaces; keep it in "
+                "another folder"
+            )
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"the input report-dir cannot be used: {folder / name} cannot be removed "
+                f"({error.strerror})"
+            ) from None
+
+
 def pytest_command(folder: Path) -> list[str]:
     """The command line for the inputs, which are in the environment; reports go to ``folder``.
 
@@ -81,13 +97,14 @@ def pytest_command(folder: Path) -> list[str]:
         if _input(name) not in ("true", "false", ""):
             raise InputError(f"the input {name} must be true or false, not {_input(name)!r}")
     return [
-        *(sys.executable, "-m", "pytest", *ALONE, "--memscan-only", f"--memscan={_model()}"),
+        # The last one of an option counts: what is scanned is what the input model names.
+        *(sys.executable, "-m", "pytest", *ALONE, *_pytest_args()),
+        *("--memscan-only", f"--memscan={_model()}"),
         *(f"--memscan-{name}={_input(name)}" for name in OPTIONS if _input(name)),
         *([f"--memscan-config={_input('policy')}"] if _input("policy") else []),
         *(["--memscan-offline"] if _input("offline") == "true" else []),
         *(f"--memscan-report={kind}:{folder / name}" for kind, name in REPORTS.items()),
         f"--junitxml={folder / JUNIT}",
-        *_pytest_args(),
     ]
 
 

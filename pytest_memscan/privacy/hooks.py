@@ -26,6 +26,11 @@ class Privacy:
 
     def __init__(self, scrubber: Scrubber) -> None:
         self._scrub = scrubber.scrub
+        self._is_worker = False
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Learn which process this is."""
+        self._is_worker = hasattr(config, "workerinput")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -45,8 +50,10 @@ class Privacy:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """What plugins added since."""
+        """What plugins added since, and the id, which holds what a test is parametrized with."""
         self._clean(report)
+        if not self._is_worker:  # there xdist still knows the test by it
+            report.nodeid = self._scrub(report.nodeid)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 from urllib.parse import quote
 
 TOKEN = "(token)"  # noqa: S105 - what is shown in place of one
@@ -16,9 +17,10 @@ USER = "(user)"
 _LEAST_PIECE = 6  # characters of a token that say too much, where pytest cut its middle out
 _MOST_ROUNDS = 4  # what stood before a value may count once that is gone
 _MOST_PIECES = 4096  # characters of a value whose pieces are looked for
+_JSON_REPORT = '{\n  "'  # how one begins
 
 # An embedded picture is no text: four letters of it may look like the beginning of a path.
-_PICTURE = r"data:image/[a-z]+;base64,[A-Za-z0-9+/=]+"
+_PICTURE = re.compile(r"(data:image/[a-z]+;base64,[A-Za-z0-9+/=]+)")
 # gitleaks' rule asks for 34 letters, which a token with digits escapes.
 _TOKENS = (
     r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{20,}"
@@ -79,7 +81,32 @@ class Scrubber:
         """``text`` without them; a text that holds none comes back as it is.
 
         The time it takes grows with the length of the text, and scrubbing twice changes nothing.
+        A JSON report keeps its form, its numbers and the names of its fields, whatever is private.
         """
+        parts = _PICTURE.split(text)
+        parts[::2] = map(self._scrubbed, parts[::2])
+        clean = "".join(parts)
+        if clean == text or not text.startswith(_JSON_REPORT):
+            return clean
+        try:
+            return json.dumps(self._scrubbed_value(json.loads(text)), indent=2) + "\n"
+        except ValueError:  # cut off, or no JSON after all
+            return clean
+
+    def _scrubbed_value(self, value: Any) -> Any:
+        """Of JSON: every text in it."""
+        if isinstance(value, str):
+            return self.scrub(value)
+        if isinstance(value, list):
+            return [self._scrubbed_value(each) for each in value]
+        if isinstance(value, dict):
+            return {
+                key if key.isidentifier() else self.scrub(key): self._scrubbed_value(each)
+                for key, each in value.items()
+            }
+        return value
+
+    def _scrubbed(self, text: str) -> str:
         for _ in range(_MOST_ROUNDS):
             clean = self._scrubbed_once(text)
             if clean == text:
@@ -97,7 +124,7 @@ class Scrubber:
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         exact = sorted({form for each in self.tokens for form in forms(each)}, key=_longest_first)
-        alternatives = [f"(?P<picture>{_PICTURE})"]
+        alternatives = []
         if exact:
             alternatives.append("(?P<exact>" + "|".join(map(re.escape, exact)) + ")")
         alternatives.append(f"(?P<token>{_TOKENS}|{_HEADERS}|{_CREDENTIALS})")
@@ -132,8 +159,6 @@ class Scrubber:
 
     def _replacement(self, match: re.Match[str]) -> str:
         kind = match.lastgroup or ""
-        if kind == "picture":
-            return match[0]
         if kind == "folders":
             return f"{match['folders']}{USER}"
         if kind.startswith("path"):

@@ -9,8 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_memscan.checks import CHECKS
 from pytest_memscan.errors import MemscanError, shown_path
+from pytest_memscan.policy import METRICS
 from pytest_memscan.privacy.scrubber import PrivatePath, Scrubber
+from pytest_memscan.results import Verdict
 
 if TYPE_CHECKING:
     from pytest_memscan.config import Config
@@ -25,6 +28,13 @@ _LEAST_CANARY = 8
 _LEAST_PROMPT = 16
 _MOST_TEXTS = 1_000  # of one list
 _MOST_BYTES = 2**20
+# Every report says them, so they are nobody's secret, and without them no report can be read.
+_OUR_WORDS = {
+    *Verdict,
+    *CHECKS,
+    "Infinity",
+    *(name for names in METRICS.values() for name in names),
+}
 # Names that say nothing about a person, and stand in many paths of a system.
 _COMMON_USERS = {"root", "runner", "user", "ubuntu", "nobody", "admin", "docker", "jovyan", "home"}
 
@@ -69,7 +79,8 @@ def _tokens(environ: Mapping[str, str]) -> tuple[str, ...]:
     ]
     found += [_content(file) for file in _token_files(environ)]
     stripped = (each.strip() for each in found)
-    return tuple(dict.fromkeys(each for each in stripped if len(each) >= _LEAST_TOKEN))
+    long = (each for each in stripped if len(each) >= _LEAST_TOKEN)
+    return tuple(dict.fromkeys(each for each in long if each not in _OUR_WORDS))
 
 
 def _token_files(environ: Mapping[str, str]) -> Iterator[Path]:
@@ -203,7 +214,7 @@ def _texts(settings: Config) -> Iterator[tuple[str, str]]:
             continue
         least = _LEAST_PROMPT if shown == PROMPT else _LEAST_CANARY
         for text in _first_texts(source):
-            if len(text) >= least:
+            if len(text) >= least and text not in _OUR_WORDS:
                 yield text, shown
     for concept in settings.concepts:
         caption = concept.caption or ""

@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 def _rendered(path: Path, kind: str) -> str:
     name = escape(shown_path(path.absolute()))
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")  # editors may add a mark
     except OSError as error:
         raise MemscanError(
             f"cannot read the report {name}: {error.strerror or error}. "
@@ -90,14 +90,21 @@ def _rendered(path: Path, kind: str) -> str:
 
 def _write(text: str, output: Path | None) -> None:
     if output is not None:
-        write_text_atomically(output, text)
+        write_text_atomically(output, text, option="--output FILE")
         return
+    if sys.stdout is None:  # closed by whoever started this
+        raise MemscanError("standard output is closed. Choose a file with --output FILE.")
     try:
         sys.stdout.buffer.write(text.encode("utf-8"))
         sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        # `| head` has seen enough; nothing more must be written to it when Python ends.
+    except OSError as error:
+        # Nothing more must be written to it when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
+            raise MemscanError(
+                f"cannot write to standard output: {error.strerror or error}. "
+                "Choose a file with --output FILE."
+            ) from error
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ JSON has no infinite numbers. A ``Gain``, whose ratios can be infinite, writes t
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from pytest_memscan.errors import MemscanError
+from pytest_memscan.errors import MemscanError, shown_path
 from pytest_memscan.reports.text import escape
 from pytest_memscan.results import SCHEMA_VERSION, Estimate, Gain, RunResult, Verdict
 
@@ -108,16 +109,24 @@ def not_run_report(checkpoint: str, reason: str) -> RunResult:
     return RunResult(verdict=Verdict.NOT_RUN, sentence=reason, checkpoint=checkpoint)
 
 
-def write_text_atomically(path: Path, text: str) -> None:
+def write_text_atomically(
+    path: Path, text: str, *, option: str = "--memscan-report FORMAT:PATH"
+) -> None:
     """Write ``text`` so that ``path`` holds the old report or the new one, never half of one.
 
+    Args:
+        path: A file, there or not; its folder is made.
+        text: What it will hold.
+        option: Where another place is chosen.
+
     Raises:
-        MemscanError: The folder cannot be created or written to.
+        MemscanError: The folder cannot be created or written to, or ``path`` is no file.
     """
     # Not tempfile: its files are private to the user, and a report made inside a container is
     # often uploaded by another one.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        _refuse_special(path)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("x", encoding="utf-8", newline="\n") as file:
@@ -129,9 +138,22 @@ def write_text_atomically(path: Path, text: str) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise MemscanError(
-            f"cannot write the report {escape(str(path))}: {error.strerror or error}. "
-            "Choose another place with --memscan-report FORMAT:PATH."
+            f"cannot write {escape(shown_path(path))}: {error.strerror or error}. Choose another "
+            f"place with {option}."
         ) from error
+
+
+def _refuse_special(path: Path) -> None:
+    """Refuse what renaming a file onto it would destroy: as root, ``/dev/null`` of a machine.
+
+    Raises:
+        OSError: ``path`` is no place for a file.
+    """
+    if not path.name or path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    # /dev/stdout may lead to a file, and would itself be replaced.
+    if path.parent == Path("/dev") or (path.exists() and not path.is_file()):
+        raise OSError(errno.EINVAL, "It is a device or a pipe, not a file")
 
 
 def _adapter(kind: type[T]) -> TypeAdapter[T]:

@@ -31,7 +31,11 @@ def keep(folder: Path, pictures: Iterable[Any]) -> None:
             for name, value in values
             if value is not None
         }
-        np.savez(folder / f"{position:04d}.npz", **arrays)
+        # A process that is killed meanwhile must not leave half a file that a report trips over.
+        partial = folder / "partial"
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+        partial.replace(folder / f"{position:04d}.npz")
 
 
 def kept(folder: Path, kind: type[P]) -> list[P]:

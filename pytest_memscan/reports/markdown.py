@@ -92,7 +92,8 @@ def _fitted(sections: Sequence[tuple[str, str]]) -> str:
 
 def _headline(result: RunResult) -> str:
     head = f"## memscan: {verdict_word(result.verdict)} {code(result.checkpoint)}"
-    return f"{head}\n\n**{plain_words(result)}**\n\n{prose(result.sentence, limit=1000)}"
+    # One paragraph: at the start of a line, the first word of a sentence could begin a list.
+    return f"{head}\n\n**{plain_words(result)}**<br>{prose(result.sentence, limit=1000)}"
 
 
 def _outcomes(result: RunResult) -> list[ThresholdOutcome]:

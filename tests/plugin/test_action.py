@@ -197,8 +197,20 @@ def test_empty_inputs_are_not_passed_on(place: Workplace) -> None:
 def test_more_arguments_are_split_as_in_a_shell_and_nothing_is_expanded(place: Workplace) -> None:
     place.run_on(None, 3, {"pytest-args": "-v 'a b' \"$(touch pwned)\" ; touch pwned >pwned *"})
     arguments = json.loads(place.seen.read_text(encoding="utf-8"))
-    assert arguments[-8:] == ["-v", "a b", "$(touch pwned)", ";", "touch", "pwned", ">pwned", "*"]
+    expected = ["-v", "a b", "$(touch pwned)", ";", "touch", "pwned", ">pwned", "*"]
+    first = arguments.index("-v")
+    assert arguments[first : first + 8] == expected
     assert not place.has_been_entered
+
+
+def test_no_other_argument_changes_what_an_input_says(place: Workplace) -> None:
+    other = "--memscan builtin:clean --memscan-report json:other.json --memscan-budget=1img"
+    place.run_on(None, 3, {"model": "org/name", "budget": "9img", "pytest-args": other})
+    arguments = json.loads(place.seen.read_text(encoding="utf-8"))
+    last = arguments.index("json:other.json")
+    for given in ("--memscan=org/name", "--memscan-budget=9img"):
+        assert arguments.index(given) > last
+    assert arguments.index("--memscan-report=json:memscan-report/report.json") > last
 
 
 @pytest.mark.parametrize(
@@ -210,16 +222,23 @@ def test_more_arguments_are_split_as_in_a_shell_and_nothing_is_expanded(place: W
         ("offline", "1"),
         ("report-dir", "out\n/etc"),
         ("report-dir", "out/**"),
+        ("report-dir", "a file"),
+        ("baseline", "./memscan-report/report.json"),
         ("pytest-args", "'not closed"),
     ],
 )
 def test_an_input_that_cannot_be_used_is_an_error_that_names_it(
     place: Workplace, name: str, value: str
 ) -> None:
+    kept = [place.workspace / "a file", place.workspace / "memscan-report" / "report.json"]
+    kept[1].parent.mkdir()
+    for file in kept:
+        file.touch()
     run = place.run_on(to_json(result(Verdict.PASS)), 0, {name: value})
     assert not run.success
     assert (run.outputs["verdict"], run.outputs["exit-code"]) == ("error", "4")
     assert f"memscan: the input {name} " in run.log
+    assert name != "baseline" or kept[1].exists()
     assert not place.seen.exists()
 
 

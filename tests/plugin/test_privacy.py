@@ -142,6 +142,9 @@ def broken():
     yield everything()
     raise RuntimeError(everything())
 
+@pytest.mark.parametrize("text", [os.environ["HF_TOKEN"]])
+def test_of(text): assert not text
+
 def test_skipped(): pytest.skip("skipped " + everything())
 def test_expected(): pytest.xfail("expected " + everything())
 def test_torn_down(broken): print(everything())
@@ -251,6 +254,7 @@ def test_what_went_wrong_is_told_all_the_same(loud: Loud) -> None:
         assert "summary of (token)" in shown
     assert f"logged {everything}" in (loud.folder / "run.log").read_text()
     assert f'name="sent" value="{everything}"' in junit
+    assert "test_of[(token)]" in junit
     report = json.loads((loud.folder / ".memscan" / "report.json").read_text())
     assert report["verdict"] == "error"
 

@@ -92,6 +92,13 @@ def test_a_worse_checkpoint_fails_against_its_baseline(
     assert "memscan/regression" in {each["ruleId"] for each in sarif["runs"][0]["results"]}
     assert (pytester.path / "baseline.json").read_text() == baseline
 
+    ids = [leak.id for check in result_of(pytester.path).checks for leak in leaks_of(check)]
+    waive(pytester.path, ids, _in_a_year())
+    accepted = gate(*releases.leaky, "--memscan-baseline=baseline.json")
+    assert accepted.ret == 0
+    (change,) = check_of(pytester.path, "regression")["regression"]["changes"]
+    assert change["num_new"] == 0
+
 
 def test_a_run_that_does_not_pass_is_no_baseline(gate: Gate, pytester: pytest.Pytester) -> None:
     failed = gate("builtin:leaky", "--memscan-save-baseline=baseline.json")
@@ -108,6 +115,25 @@ def test_a_run_that_does_not_pass_is_no_baseline(gate: Gate, pytester: pytest.Py
     refused = gate("builtin:leaky", "--memscan-baseline=old.json")
     assert refused.ret == 4
     assert read_report(pytester.path)["verdict"] == "not_run"
+
+
+def test_a_baseline_that_could_not_be_saved_is_said_before_the_scan(
+    gate: Gate, pytester: pytest.Pytester
+) -> None:
+    (pytester.path / "file").touch()
+    result = gate("builtin:clean", "--memscan-save-baseline=file/baseline.json")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*file/baseline.json cannot be written (*); choose another*"])
+
+
+def test_a_token_in_a_wrong_option_is_not_shown(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = "hf_" + 34 * "x"
+    monkeypatch.setenv("HF_TOKEN", token)
+    result = gate("builtin:clean", f"--memscan-fail={token} <= 1", "--memscan-show-policy")
+    assert result.ret == 4
+    assert token not in result.stderr.str() + result.stdout.str()
 
 
 def test_waived_findings_are_shown_and_no_longer_fail(
@@ -161,6 +187,16 @@ def test_a_report_that_cannot_be_written_makes_all_the_others_say_so(
     for kind in ("html", "md"):
         assert "ERROR" in (pytester.path / ".memscan" / f"report.{kind}").read_text()
     assert "PASS" not in (pytester.path / ".memscan" / "model-card.yml").read_text()
+
+
+def test_no_report_of_an_earlier_run_stays_beside_the_verdict(
+    gate: Gate, pytester: pytest.Pytester
+) -> None:
+    gate("builtin:leaky", *EVERY_FORMAT)
+    (pytester.path / ".memscan" / "mine.html").touch()
+    assert gate("builtin:leaky", "--memscan-seed=x").ret == 4
+    left = {path.name for path in (pytester.path / ".memscan").iterdir()}
+    assert left == {".gitignore", "mine.html", "report.json"}
 
 
 def test_the_policy_in_effect_is_shown_and_nothing_else_is_done(

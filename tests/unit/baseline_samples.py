@@ -128,10 +128,13 @@ def rate(value: float, lower: float, upper: float, *, trials: int = 2000) -> Est
 
 
 def compared(
-    before: CheckOutcome, now: CheckOutcome, metrics: tuple[str, ...] = LINES
+    before: CheckOutcome,
+    now: CheckOutcome,
+    metrics: tuple[str, ...] = LINES,
+    waived: Collection[str] = (),
 ) -> Regression:
     """Two runs of one check each."""
-    return compare(run(before), [now], metrics, source="baseline.json")
+    return compare(run(before), [now], metrics, source="baseline.json", waived=waived)
 
 
 def without_ids(check: CheckOutcome) -> CheckOutcome:

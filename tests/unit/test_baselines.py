@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,19 @@ def test_what_is_not_text_or_not_a_file_is_refused(path: Path) -> None:
     path.rmdir()
     path.write_bytes(b"\xff\xfe\x00\x01")
     assert "it is not text" in refused(path)
+
+
+def test_a_pipe_is_neither_waited_for_nor_replaced(path: Path) -> None:
+    path.parent.mkdir()
+    os.mkfifo(path)
+    assert "that is a device or a pipe" in refused(path)
+    with pytest.raises(OptionError, match="is a device or a pipe, and a baseline is a file"):
+        check_baseline_options(None, path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_report(path: Path) -> None:
+    write(path, "\ufeff" + to_json(run(carlini([3]))))
+    assert read_baseline(path) == run(carlini([3]))
 
 
 @pytest.mark.parametrize("verdict", [each for each in Verdict if each is not Verdict.PASS])

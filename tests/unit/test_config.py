@@ -120,6 +120,22 @@ def test_a_pyproject_that_was_asked_for_must_have_the_table(resolve: Resolve, te
         resolve(config="../pyproject.toml")
 
 
+def test_a_waiver_outside_the_table_of_the_tool_is_not_passed_over(resolve: Resolve) -> None:
+    (resolve.rootdir / "pyproject.toml").write_text("[tool.memscan]\nseed = 7\n[[suppress]]\n")
+    with pytest.raises(OptionError, match=re.escape("write [[tool.memscan.suppress]]")):
+        resolve()
+
+
+def test_a_policy_that_cannot_be_read_is_not_taken_for_none(resolve: Resolve) -> None:
+    (resolve.rootdir / "memscan.toml").symlink_to("gone.toml")
+    with pytest.raises(OptionError, match=r"memscan\.toml is there and cannot be read"):
+        resolve()
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(resolve: Resolve) -> None:
+    assert resolve(toml="\ufeffseed = 7").seed == 7
+
+
 @pytest.mark.parametrize("given", ["none.toml", ".", ""])
 def test_a_config_file_that_is_not_there_is_named(resolve: Resolve, given: str) -> None:
     with pytest.raises(OptionError, match=f"--memscan-config {re.escape(given)}: there is no such"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from unit.conftest import Resolve
 
 from pytest_memscan.config_sources import json_report_path
+from pytest_memscan.errors import OptionError
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,13 @@ def test_reports_go_where_they_are_sent(resolve: Resolve, tmp_path: Path) -> Non
     assert reports["html"] == resolve.rootdir / ".memscan" / "report.html"
 
 
+def test_a_device_or_a_pipe_is_not_replaced_by_a_report(resolve: Resolve, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "null")
+    for kind in ("json", "html"):
+        with pytest.raises(OptionError, match="null is a device or a pipe, and a report is a file"):
+            resolve(report=[f"{kind}:{tmp_path}/null"])
+
+
 def test_the_verdict_file_is_found_even_when_other_settings_are_wrong(resolve: Resolve) -> None:
     def path(**options: object) -> Path:
         places = {"rootdir": resolve.rootdir, "invocation_dir": resolve.invocation_dir}
@@ -71,6 +80,7 @@ def test_the_verdict_file_is_found_even_when_other_settings_are_wrong(resolve: R
     assert path(fail=["x"], report=["json:a.json"]) == resolve.invocation_dir / "a.json"
     assert path(fail=["x"]) == resolve.rootdir / "i.json"
     assert path(report=["xml"]) == resolve.rootdir / ".memscan" / "report.json"
+    assert path(report=["xml", "json:a.json"]) == resolve.invocation_dir / "a.json"
     (resolve.rootdir / "memscan.toml").write_text("broken =")
     assert path() == resolve.rootdir / ".memscan" / "report.json"
 

@@ -40,6 +40,7 @@ def found(folder: Path, text: str, expression: str, *, name: str = "memscan.toml
         ('base = "extracted <= 0" # fail\nfail = "extracted <= 0"', "2: extracted <= 0"),
         ('# fail = "extracted <= 0"\nfail = "extracted <= 0"', "2: extracted <= 0"),
         ('fail = "extracted <= 0"\r\n', "1: extracted <= 0"),
+        ('\ufeffseed = 3\nfail = "extracted <= 0"', "2: extracted <= 0"),
         ('base = """\nfail = "extracted <= 0"\n"""\nfail = "extracted <= 0"', "4: extracted <= 0"),
         ('side_scales = [\n1,\n2]\nfail = "extracted <= 0"', "4: extracted <= 0"),
         ('fail = ["leak_rate <= 0.1"]\n[[suppress]]\nreason = "extracted <= 0"', "1: fail"),

@@ -16,7 +16,6 @@ from pytest_memscan.results import (
     Duplicates,
     Estimate,
     MetricChange,
-    ThresholdOutcome,
     Verdict,
 )
 
@@ -96,14 +95,8 @@ def test_findings_that_a_report_does_not_list_leave_the_counts() -> None:
 
 
 def test_what_a_waiver_accepts_is_not_new() -> None:
-    line = ThresholdOutcome(
-        expression="extracted <= 0",
-        source="default",
-        verdict=Verdict.PASS,
-        sentence="",
-        waived=("train#00000@98c8ef97",),
-    )
-    found = change(carlini(), replace(carlini(range(5)), thresholds=(line,)))
+    waived = {"train#00000@98c8ef97", "train#00009@98c8ef97"}
+    (found,) = compared(carlini(), carlini(range(5)), ("extracted",), waived=waived).changes
     assert (found.num_new, found.increased) == (4, False)
 
 

@@ -54,6 +54,9 @@ def test_a_work_tree_is_refused_unless_it_ignores_the_folder(repository: Path) -
     accepted(repository / "evidence")
     accepted(repository / "evidence" / "of" / "today")
     assert "git" in refused(repository / "other")
+    for rules in ("*.json\n", "*.png\n", "/other/**\n!/other/**/\n!/other/**/*.png\n"):
+        (repository / ".gitignore").write_text(rules)  # some of the files
+        assert "git" in refused(repository / "other")
 
 
 def test_a_link_does_not_hide_a_work_tree(repository: Path, tmp_path: Path) -> None:
@@ -98,14 +101,16 @@ def test_variables_of_a_git_hook_do_not_name_another_repository(
     assert "git" in refused(repository / "evidence")
 
 
-def test_the_workspace_of_a_job_is_refused_unless_git_ignores_the_folder(
+def test_the_workspace_of_a_job_is_refused_whatever_git_ignores(
     repository: Path, tmp_path: Path
 ) -> None:
     bare = tmp_path / "workspace"
     assert "GITHUB_WORKSPACE" in refused(bare / "x", environ={"GITHUB_WORKSPACE": str(bare)})
     accepted(tmp_path / "runner-temp", environ={"GITHUB_WORKSPACE": str(bare)})
     (repository / ".gitignore").write_text("evidence\n")
-    accepted(repository / "evidence", environ={"GITHUB_WORKSPACE": str(repository)})
+    # What uploads a folder asks no .gitignore.
+    workspace = {"GITHUB_WORKSPACE": str(repository)}
+    assert "GITHUB_WORKSPACE" in refused(repository / "evidence", environ=workspace)
 
 
 def test_the_folder_of_the_reports_is_refused(tmp_path: Path) -> None:

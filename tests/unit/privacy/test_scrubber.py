@@ -114,9 +114,54 @@ def test_json_and_html_stay_what_they_are() -> None:
     assert scrub(page) == f"<td>{html.escape(folder.shown)}</td>"
 
 
+REPORT = {
+    "schema_version": 7,
+    "verdict": "fail",
+    "sentence": "extracted is 8, over the limit of 0",
+    "checks": [{"name": "carlini", "value": 0.00000001, "count": 12345678, "note": "a 12345678"}],
+    "provenance": {"rows per prompt": "2"},
+}
+
+
+@pytest.mark.parametrize(
+    "private",
+    [
+        "schema_version",
+        '"verdict": "fail"',
+        '"verdict"',
+        'fail",\n  "sentence": "',
+        "12345678",
+        "1e-08,\n",
+        "{\n  ",
+        "],\n",
+        ": [\n",
+        '": 7,',
+    ],
+)
+@pytest.mark.parametrize("dumped", [json.dumps(REPORT, indent=2) + "\n"])
+def test_whatever_is_private_a_report_stays_true(private: str, dumped: str) -> None:
+    for scrubber in (Scrubber(tokens=(private,)), Scrubber(texts=((private, '"pass"'),))):
+        clean = json.loads(scrubber.scrub(dumped))
+        for check in clean["checks"]:
+            check["note"] = REPORT["checks"][0]["note"]  # type: ignore[index]
+        assert clean == REPORT
+        assert scrubber.scrub(scrubber.scrub(dumped)) == scrubber.scrub(dumped)
+
+
+def test_a_text_in_a_report_is_private_in_every_form() -> None:
+    texts = {f"a {secret} b": [secret, {"c": f"{secret}{secret}"}] for secret in SECRETS}
+    dumped = json.dumps(texts, indent=2) + "\n"
+    for text in (dumped, dumped[:-3]):  # the second is cut off
+        clean = SCRUBBER.scrub(text)
+        assert not any(json.dumps(secret)[1:-1] in clean for secret in SECRETS)
+
+
 def test_an_embedded_picture_is_no_text() -> None:
     picture = 'src="data:image/png;base64,AAA+/home/jane/AAA=" alt="/home/jane"'
     assert SCRUBBER.scrub(picture) == picture.replace('"/home/jane"', '"~"')
+    planted = Scrubber(texts=(("AAAAAAAA", "(planted string)"),))
+    picture = 'src="data:image/png;base64,AAAAAAAAAAAA=" alt="AAAAAAAA"'
+    assert planted.scrub(picture) == picture.replace('"AAAAAAAA"', '"(planted string)"')
 
 
 def test_a_scrubber_does_not_show_what_it_hides() -> None:

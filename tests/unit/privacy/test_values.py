@@ -116,5 +116,12 @@ def test_prompts_and_planted_strings_are_private_unless_prompts_are_asked_for(
     assert shown == "a portrait of alice at sea, (planted string), dog"
 
 
+@pytest.mark.parametrize("word", ["inconclusive", "not_applicable", "extracted", "duplicates"])
+def test_a_word_of_every_report_is_no_secret(home: Path, tmp_path: Path, word: str) -> None:
+    (tmp_path / "keys.txt").write_text(f"{word}\nzqwx vunt klop\n")
+    scrub = scrubber({"HF_TOKEN": word}, canaries=str(tmp_path / "keys.txt")).scrub
+    assert scrub(f"{word} zqwx vunt klop") == f"{word} (planted string)"
+
+
 def test_a_list_that_cannot_be_read_is_no_reason_to_stop(home: Path, tmp_path: Path) -> None:
     assert scrubber(prompts=str(tmp_path / "none.txt")).scrub("x") == "x"

@@ -86,7 +86,43 @@ def test_a_place_that_cannot_be_written_is_explained(
     report: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(report), "--format", "md", "--output", "report.json/x.md"]) == 2
-    assert capsys.readouterr().err.startswith("memscan: cannot write the report")
+    shown = capsys.readouterr().err
+    assert shown.startswith("memscan: cannot write ")
+    assert "--output FILE" in shown
+    assert "--memscan-report" not in shown
+
+
+@pytest.mark.parametrize("place", [".", ""])
+def test_a_folder_as_the_output_is_explained(
+    place: str, report: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(report), "--format", "md", "--output", place]) == 2
+    assert "Is a directory" in capsys.readouterr().err
+
+
+def test_a_closed_standard_output_is_explained(
+    report: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main([str(report), "--format", "md"]) == 2
+    assert capsys.readouterr().err.startswith("memscan: standard output is closed")
+
+
+def test_a_full_standard_output_is_explained(report: Path) -> None:
+    command = [sys.executable, "-m", "pytest_memscan.reports", str(report), "--format", "md"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("memscan: cannot write to standard output: No space left")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_byte_order_mark_of_an_editor_is_read_over(
+    report: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    report.write_bytes(b"\xef\xbb\xbf" + report.read_bytes())
+    assert main([str(report), "--format", "json"]) == 0
+    assert capsysbinary.readouterr().out.decode() == to_json(kinds.whole())
 
 
 def test_it_needs_no_model(report: Path) -> None:

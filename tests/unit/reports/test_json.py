@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,5 +169,28 @@ def test_a_failed_write_keeps_the_old_report_and_leaves_nothing_behind(tmp_path:
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(MemscanError, match=r"cannot write the report .*file.report\.json: "):
+    with pytest.raises(MemscanError, match=r"cannot write .*report\.json: "):
         report.write_text_atomically(tmp_path / "file" / "report.json", "x")
+
+
+@pytest.mark.parametrize("name", ["pipe", "link"])
+def test_a_device_or_pipe_is_never_replaced_by_a_file(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    with pytest.raises(MemscanError, match=f"{name}: It is a device or a pipe"):
+        report.write_text_atomically(tmp_path / name, "x")
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+@pytest.mark.parametrize("place", ["/dev/stdout", "/dev/no-such-device", "/dev/null"])
+def test_nothing_is_written_beside_devices(place: str) -> None:
+    # Not by writing: should it succeed, it would break the machine of whoever runs as root.
+    with pytest.raises(OSError, match="It is a device or a pipe"):
+        report._refuse_special(Path(place))
+
+
+@pytest.mark.parametrize("place", ["", ".", "/"])
+def test_a_folder_is_no_place_for_a_report(place: str) -> None:
+    with pytest.raises(MemscanError, match=r"Is a directory\. Choose another place"):
+        report.write_text_atomically(Path(place), "x")

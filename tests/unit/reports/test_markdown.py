@@ -66,7 +66,7 @@ def num_items(text: str) -> int:
 def test_it_says_what_was_required_and_found_and_how_surely() -> None:
     text = to_markdown(kinds.whole())
     assert text.startswith("## memscan: FAIL `builtin:leaky`\n")
-    assert "\n\n132 training images can be extracted" in text
+    assert "**<br>132 training images can be extracted" in text
     assert (
         "| `leak_rate <= 0.01` | 80.0 % | \\[76.0 %, 83.6 %\\] | **FAIL** | At least 76.0 %" in text
     )
@@ -97,6 +97,14 @@ def test_no_check_crowds_out_the_findings_of_another() -> None:
     text = to_markdown(both)
     assert text.count("`canary#") == 4  # id and sentence of two canaries
     assert f"and {500 + 3 - NUM_FINDINGS} more" in text
+
+
+@pytest.mark.parametrize("start", ["1. one", "- one", "+ one", "# one", "> one", "===", "    x"])
+def test_no_sentence_begins_a_list_or_a_heading(start: str) -> None:
+    text = to_markdown(replace(samples.passed(), sentence=f"{start}\n{start}"))
+    assert_harmless(text)
+    assert num_items(text) == num_items(to_markdown(samples.passed()))
+    assert len(headings_of(text)) == len(headings_of(to_markdown(samples.passed())))
 
 
 def test_waivers_are_shown_whether_used_or_not() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from unit.reports import kinds, samples
 from pytest_memscan.reports import pairs
 from pytest_memscan.reports.html import to_html
 from pytest_memscan.reports.json import from_json, to_json
+from pytest_memscan.reports.kept import keep
 from pytest_memscan.reports.picture_files import Pictures
 from pytest_memscan.reports.render import FORMATS, render
 
@@ -58,3 +60,20 @@ def test_a_folder_without_pictures_gives_none(tmp_path: Path) -> None:
     pictures = Pictures.load(tmp_path)
     assert not any(vars(pictures).values())
     assert render("html", samples.failed(), pictures=pictures) == render("html", samples.failed())
+
+
+def test_a_worker_that_is_killed_leaves_whole_pictures_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, savez = len(pairs.load_pairs(folder / "pairs")), np.savez
+
+    def killed(file: IO[bytes], **arrays: Any) -> None:
+        savez(file, **arrays)
+        file.truncate(300)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", killed)
+    made = samples.pairs(samples.failed())
+    with pytest.raises(KeyboardInterrupt):
+        keep(folder / "pairs", made)
+    assert len(pairs.load_pairs(folder / "pairs")) == whole
