@@ -38,6 +38,7 @@ class Way:
     guidance_scale: float | None  # of classifier-free guidance
     calls_per_step: int
     variant: Variant
+    scale: float | None = None  # of model guidance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,8 @@ class FinetuneMethods:
         for guidance in self._guidances:
             shown = f"{'w' if self.captions.is_none else WITH_CAPTION} {guidance.scale:g}"
             shown += f", k {guidance.k:g}" if guidance.k else ""
-            ways.append(_way("finextract", shown, plain, CALLS_PER_STEP, self._guided(guidance)))
+            way = _way("finextract", shown, plain, CALLS_PER_STEP, self._guided(guidance))
+            ways.append(replace(way, scale=guidance.scale))
         return (*ways, _way("base", "the base alone", plain, 1, self._base_alone()))
 
     def _guided(self, guidance: ModelGuidance) -> Variant:

@@ -119,6 +119,7 @@ class FinetuneScanner(FinetuneMethods):
             settings=way.settings,
             sampler=recipe.sampler(store, num_images=0, report=lambda _: None),
             calls_per_image=way.calls_per_step * self.inputs.config.steps,
+            scale=way.scale,
         )
 
     def _recipe(self, way: Way) -> Recipe:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_memscan.reports.charts import Chart
+from pytest_memscan.reports.finetune_charts import sweep_charts
 from pytest_memscan.reports.finetune_text import Candidate, candidates
 from pytest_memscan.reports.pictures import Album, Picture
 from pytest_memscan.results import CheckOutcome, ConceptScan, FinetuneScan, RunResult
@@ -45,6 +47,7 @@ class ConceptSection:
     cards: tuple[FinetuneCard, ...]
     listed: tuple[Candidate, ...]  # without pictures
     num_more: int
+    sweep: tuple[Chart, ...]  # over the scale of model guidance, where there were several
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,4 +108,5 @@ def _concept_section(
         cards=tuple(cards),
         listed=tuple(others[:MAX_LISTED]),
         num_more=max(0, len(others) - MAX_LISTED),
+        sweep=sweep_charts(concept),
     )

@@ -28,6 +28,7 @@ class MethodScores:
     num_copied: int  # training images that some generated image copies (closer than the cut)
     num_copied_extracted: int  # of them, copied by an image of the extracted set
     denoiser_calls: int  # single-sample forwards, of either denoiser
+    scale: float | None = None  # of model guidance; None where there is none
 
     @property
     def rank(self) -> tuple[int, float]:

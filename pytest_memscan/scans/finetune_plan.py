@@ -32,12 +32,14 @@ class Method:
         settings: For people.
         sampler: Makes and keeps its images.
         calls_per_image: Single-sample forwards, of either denoiser.
+        scale: Of model guidance; None where there is none.
     """
 
     name: str
     settings: str
     sampler: Sampler
     calls_per_image: int
+    scale: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,9 @@ def _mean(scores: Sequence[MethodScores]) -> MethodScores:
         name: over_concepts([getattr(each, name).value for each in scores]) for name in _ESTIMATES
     }
     sums: dict[str, Any] = {name: sum(getattr(each, name) for each in scores) for name in _COUNTS}
-    return replace(scores[0], settings=" or ".join(settings), **means, **sums)
+    scales = {each.scale for each in scores}
+    scale = scales.pop() if len(scales) == 1 else None
+    return replace(scores[0], settings=" or ".join(settings), scale=scale, **means, **sums)
 
 
 def _metrics(scanned: Sequence[Scanned], average: Sequence[MethodScores]) -> dict[str, Estimate]:

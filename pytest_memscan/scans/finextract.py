@@ -240,6 +240,7 @@ class _Attack:
             num_copied=int((best > self.train.cut).sum()),
             num_copied_extracted=int((extracted_best > self.train.cut).sum()),
             denoiser_calls=images.asked * images.method.calls_per_image,
+            scale=images.method.scale,
         )
         return _Scored(
             key=key,
