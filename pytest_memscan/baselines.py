@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_memscan.comparability import measured
-from pytest_memscan.errors import MemscanError, OptionError, shown_path
-from pytest_memscan.output_settings import is_special
+from pytest_memscan.errors import MemscanError, OptionError, is_special, shown_path
 from pytest_memscan.policy import IMAGE_RATES, METRICS
 from pytest_memscan.reports.text import escape, verdict_word
 from pytest_memscan.results import Verdict

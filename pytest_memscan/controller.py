@@ -83,7 +83,7 @@ class Controller:
 
         outcome = load(text, CheckOutcome)
         other = self._outcomes.get(outcome.name)
-        # with xdist's --dist each every worker runs the check
+        # With xdist's --dist each, every worker runs the check.
         if other is None or worst((other.verdict, outcome.verdict)) is outcome.verdict:
             self._outcomes[outcome.name] = outcome
         seconds = self._seconds.get(outcome.name, 0.0) + report.duration
@@ -137,13 +137,13 @@ class Controller:
                 with_locations(check, policy_file=settings.policy_file, root=settings.rootdir)
                 for check in checks
             ],
-            required=self._settings.checks,
-            checkpoint=_name(self._settings, self._outcomes.values()),
-            policy=dict(self._settings.sources),
+            required=settings.checks,
+            checkpoint=_name(settings, checks),
+            policy=dict(settings.sources),
             versions=_versions(),
             timings={name: round(seconds, 3) for name, seconds in self._seconds.items()},
             reason_not_run=self._reason_not_run(),
-            not_scanned=not_scanned(self._settings.situation),
+            not_scanned=not_scanned(settings.situation),
             waivers=states(settings.waivers, found, today),
         )
 

@@ -56,3 +56,12 @@ def shown_path(path: Path) -> str:
         return path.relative_to(Path.cwd()).as_posix() or "."
     except (ValueError, OSError):
         return f".../{path.name}"
+
+
+def is_special(path: Path) -> bool:
+    """Whether a file written there would replace a device or a pipe, for everybody.
+
+    ``/dev/stdout`` may lead to an ordinary file, and would itself be replaced.
+    """
+    is_ordinary = not path.exists() or path.is_file() or path.is_dir()
+    return path.parent == Path("/dev") or not is_ordinary

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_memscan.errors import OptionError, shown_path
+from pytest_memscan.errors import OptionError, is_special, shown_path
 from pytest_memscan.settings import (
     IMAGE_MODES,
     Given,
@@ -68,11 +68,6 @@ def output_settings(
         save_baseline=take("save_baseline", parse_path, None),
         junit_properties=take("junit_properties", parse_boolean, True),
     )
-
-
-def is_special(path: Path) -> bool:
-    """Whether something is there that is neither a file nor a folder: a device, a pipe."""
-    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def default_reports(rootdir: Path) -> tuple[tuple[str, Path], ...]:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from pytest_memscan.errors import MemscanError, shown_path
+from pytest_memscan.errors import MemscanError, is_special, shown_path
 from pytest_memscan.reports.text import escape
 from pytest_memscan.results import SCHEMA_VERSION, Estimate, Gain, RunResult, Verdict
 
@@ -151,8 +151,7 @@ def _refuse_special(path: Path) -> None:
     """
     if not path.name or path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    # /dev/stdout may lead to a file, and would itself be replaced.
-    if path.parent == Path("/dev") or (path.exists() and not path.is_file()):
+    if is_special(path):
         raise OSError(errno.EINVAL, "It is a device or a pipe, not a file")
 
 

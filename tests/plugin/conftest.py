@@ -7,27 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# pytester forgets modules that a run inside this process imported; torch cannot be imported twice.
-import diffusers.pipelines.ddim
-import diffusers.pipelines.ddpm
-import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion
-import pydantic
 import pytest
-import scipy.sparse.csgraph
-import torch
-import transformers
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.models.resnet.modeling_resnet import ResNetBasicLayer
+from preloaded import PRELOADED
 
-PRELOADED = (diffusers, pydantic, scipy, torch, transformers)
-PRELOADED_PARTS = (
-    AutoencoderKL,
-    UNet2DConditionModel,
-    CLIPTextModel,
-    CLIPTokenizer,
-    ResNetBasicLayer,
-)
+__all__ = ["PRELOADED"]
 
 # 8 images of 10 steps: enough for a model that copies nearly always, done in a second. They would
 # not do for memscan::splitting, which looks at every training image.

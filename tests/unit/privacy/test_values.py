@@ -16,9 +16,9 @@ TOKEN = "token-of-nobody-0123"  # noqa: S105  # a marker
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of a person who works in a folder below it."""
-    (tmp_path / "homes" / "jane" / "work").mkdir(parents=True)
+    (tmp_path / "homes" / "jane" / "project").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(tmp_path / "homes" / "jane"))
-    monkeypatch.chdir(tmp_path / "homes" / "jane" / "work")
+    monkeypatch.chdir(tmp_path / "homes" / "jane" / "project")
     return tmp_path / "homes" / "jane"
 
 
@@ -85,8 +85,8 @@ def test_folders_of_images_are_private_and_the_folders_around_them(
 def test_a_folder_below_the_working_one_keeps_its_name_and_hides_its_files(home: Path) -> None:
     scrub = scrubber(train_data="data").scrub
     assert scrub(f"{Path.cwd()}/data/alice.png") == "data/(file)"
-    assert scrub(f"{Path.cwd()}/tests/test_a.py") == "~/work/tests/test_a.py"
-    assert scrubber(train_data=".").scrub(f"{Path.cwd()}/tests") == "~/work/tests"
+    assert scrub(f"{Path.cwd()}/tests/test_a.py") == "~/project/tests/test_a.py"
+    assert scrubber(train_data=".").scrub(f"{Path.cwd()}/tests") == "~/project/tests"
 
 
 def test_a_link_is_as_private_as_what_it_points_to(home: Path, tmp_path: Path) -> None:
